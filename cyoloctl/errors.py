@@ -80,12 +80,19 @@ class CyoloctlError(Exception):
 
 
 class UsageError(CyoloctlError):
-    """The command line was used wrongly."""
+    """The command line was used wrongly.
+
+    hint: lines that help to repair it, above the message.
+    """
 
     code = "usage"
     exit_status = 2
     http_status = 400
     meaning = "usage: the command line is wrong"
+
+    def __init__(self, message: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class NotFound(CyoloctlError):

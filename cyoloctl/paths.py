@@ -11,10 +11,12 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "GATEWAY_SOCKET",
@@ -94,7 +96,7 @@ def exists_error(path: str | os.PathLike[str], what: str = "") -> CyoloctlError:
     )
 
 
-def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
+def default_data_dir(environ: Mapping[str, str], is_root: bool) -> str:
     """The data directory when none was given.
 
     environ: the process environment; HOME and XDG_DATA_HOME are read.
@@ -104,14 +106,14 @@ def default_data_dir(environ: Mapping[str, str], is_root: bool) -> Path:
     Raises ConfigError when there is no usable home directory.
     """
     if is_root:
-        return Path("/var/lib/cyoloctl")
+        return "/var/lib/cyoloctl"
     data_home = environ.get("XDG_DATA_HOME", "")
     if not os.path.isabs(data_home):
         home = environ.get("HOME", "")
         if not os.path.isabs(home):
             raise ConfigError("there is no home directory: name the data directory with --data-dir DIR")
         data_home = os.path.join(home, ".local", "share")
-    return Path(data_home, "cyoloctl")
+    return os.path.join(data_home, "cyoloctl")
 
 
 class FoundNode(NamedTuple):
@@ -122,16 +124,16 @@ class FoundNode(NamedTuple):
     """
 
     endpoints: tuple[str, ...]
-    credentials: Path | None
-    data_dir: Path
+    credentials: str | None
+    data_dir: str
     from_data_dir: bool
     own_socket: bool
 
 
 def find_node(
     endpoints: Sequence[str],
-    data_dir: Path | None,
-    credentials: Path | None,
+    data_dir: str | os.PathLike[str] | None,
+    credentials: str | os.PathLike[str] | None,
     environ: Mapping[str, str],
     *,
     connects: bool = True,
@@ -144,25 +146,27 @@ def find_node(
     Raises ConfigError when there is no usable home directory.
     """
     named = environ.get("CYOLOCTL_DATA_DIR", "") if from_environment else ""
-    chosen = data_dir if data_dir is not None else Path(named) if named else None
-    directory = Path(os.path.abspath(chosen or default_data_dir(environ, os.geteuid() == 0)))
+    chosen = (os.fspath(data_dir) or ".") if data_dir is not None else named
+    directory = os.path.abspath(chosen or default_data_dir(environ, os.geteuid() == 0))
     found = tuple(endpoints)
     if not found and data_dir is None:
         listed = environ.get("CYOLOCTL_ENDPOINT", "").split(",")
         found = tuple(text.strip() for text in listed if text.strip())
     from_data_dir = own_socket = not found
     if not found and connects:
-        found = (f"unix://{control_socket_path(directory)}",)
-    if credentials is None and environ.get("CYOLOCTL_CREDENTIALS"):
-        credentials = Path(environ["CYOLOCTL_CREDENTIALS"])
-    if credentials is None and any(url.startswith("https:") for url in found):
-        own = directory / "operator.yaml"
+        found = (f"unix://{_socket_path(directory)}",)
+    file = os.fspath(credentials) if credentials is not None else environ.get("CYOLOCTL_CREDENTIALS") or None
+    if file is None and any(url.startswith("https:") for url in found):
+        own = os.path.join(directory, "operator.yaml")
         try:
-            credentials = own if own.exists() else None
+            os.stat(own)
+            file = own
+        except (FileNotFoundError, NotADirectoryError):
+            file = None
         except OSError:  # this user may not look; whoever uses it says so
-            credentials = own
-        from_data_dir = credentials is not None
-    return FoundNode(found, credentials, directory, from_data_dir, own_socket)
+            file = own
+        from_data_dir = file is not None
+    return FoundNode(found, file, directory, from_data_dir, own_socket)
 
 
 class DiskSpace(NamedTuple):
@@ -214,10 +218,22 @@ def control_socket_path(
     Raises ConfigError when somebody else controls that directory (it is then
     not used, by nodes or by clients), or no base gives a short enough path.
     """
+    from pathlib import Path
+
+    return Path(_socket_path(data_dir, create=create, environ=environ, bases=bases))
+
+
+def _socket_path(
+    data_dir: str | os.PathLike[str],
+    *,
+    create: bool = False,
+    environ: Mapping[str, str] | None = None,
+    bases: Sequence[str] | None = None,
+) -> str:
     directory = os.path.realpath(data_dir)
     direct = os.path.join(directory, _SOCKET_NAME)
     if len(os.fsencode(direct)) <= MAX_SOCKET_PATH_BYTES:
-        return Path(direct)
+        return direct
 
     import hashlib  # here: it loads OpenSSL's libcrypto, and few need it
 
@@ -233,14 +249,14 @@ def control_socket_path(
         if os.path.lexists(short_directory):
             _check_owned(short_directory, owner)
             if create or os.path.lexists(path):
-                return Path(path)
+                return path
         first = first or path
     if first is None:
         raise ConfigError(
             f"the control socket of {directory} has no short enough place: "
             f"use a data directory of at most {MAX_SOCKET_PATH_BYTES - len(_SOCKET_NAME) - 1} bytes"
         )
-    return Path(first)
+    return first
 
 
 def _owner(directory: str) -> int:
@@ -313,6 +329,8 @@ def make_private_directory(path: str | os.PathLike[str], *, is_nodes: bool = Fal
     Raises as file_error does.  Leaves the mode of one that is there alone.
     """
     try:
+        from pathlib import Path
+
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             Path(path).mkdir(mode=0o700)

@@ -30,7 +30,8 @@ from cyoloctl import __version__
 from cyoloctl.cli.completion import SCRIPTS
 from cyoloctl.cli.examples import EXAMPLES
 from cyoloctl.cli.help import exit_code_table
-from cyoloctl.cli.tree import PROGRAM, command_tree
+from cyoloctl.cli.modules import PROGRAM
+from cyoloctl.cli.tree import command_tree
 from cyoloctl.control.openapi import openapi
 from tools.dashboard import dashboard
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -20,6 +18,7 @@ from cyoloctl.cli.invocation import (
     parse_seconds,
 )
 from cyoloctl.cli.output import Cell, Column
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import AccessDenied, InvalidInput, UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +33,7 @@ _MAX_SINCE_S = 100 * 366 * 86_400
 
 ChainOption = Annotated[
     str | None,
-    typer.Option(
-        "--chain", metavar="trust|data", help="Of one chain only. [default: both]", show_default=False
-    ),
+    Option("--chain", metavar="trust|data", help="Of one chain only. [default: both]", show_default=False),
 ]
 
 
@@ -61,20 +58,20 @@ def list_(
     chain: ChainOption = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="SEQ", help="Begin with this line of the chain, the oldest first."),
+        Option("--from", metavar="SEQ", help="Begin with this line of the chain, the oldest first."),
     ] = None,
     limit: Annotated[
-        str, typer.Option("--limit", metavar="N", help="At most so many lines; without --from the newest.")
+        str, Option("--limit", metavar="N", help="At most so many lines; without --from the newest.")
     ] = "100",
     who: Annotated[
-        str | None, typer.Option("--who", metavar="NAME", help="Of these credentials, or this node.")
+        str | None, Option("--who", metavar="NAME", help="Of these credentials, or this node.")
     ] = None,
     operation: Annotated[
         str | None,
-        typer.Option("--operation", metavar="PREFIX", help="Of operations that begin so (members., kv.put)."),
+        Option("--operation", metavar="PREFIX", help="Of operations that begin so (members., kv.put)."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="DURATION", help="Not older than this (30m, 7d).")
+        str | None, Option("--since", metavar="DURATION", help="Not older than this (30m, 7d).")
     ] = None,
     stale: StaleOption = False,
 ) -> None:
@@ -157,20 +154,20 @@ def _table(lines: list[dict[str, Any]]) -> None:
 def export(
     invocation: Invocation,
     out: Annotated[
-        str, typer.Option("--out", metavar="FILE|-", help="New file, made with mode 0600; - for stdout.")
+        str, Option("--out", metavar="FILE|-", help="New file, made with mode 0600; - for stdout.")
     ],
     append: Annotated[
-        bool, typer.Option("--append", help="Verify FILE and go on after its last lines, if it is there.")
+        bool, Option("--append", help="Verify FILE and go on after its last lines, if it is there.")
     ] = False,
     chain: ChainOption = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="SEQ", help="Begin with this line of the chain.")
+        str | None, Option("--from", metavar="SEQ", help="Begin with this line of the chain.")
     ] = None,
     acknowledge: Annotated[
-        bool, typer.Option("--acknowledge", help="Acknowledge what went to stdout too.")
+        bool, Option("--acknowledge", help="Acknowledge what went to stdout too.")
     ] = False,
     no_acknowledge: Annotated[
-        bool, typer.Option("--no-acknowledge", help="Do not record in the cluster how far it is exported.")
+        bool, Option("--no-acknowledge", help="Do not record in the cluster how far it is exported.")
     ] = False,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -246,11 +243,9 @@ def _show_export(invocation: Invocation, out: str, done: list[Copied]) -> None:
 @command(timeout_s=30.0)
 def verify(
     invocation: Invocation,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="File that `audit export` wrote.")
-    ] = None,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="File that `audit export` wrote.")] = None,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Also that the cluster's log goes on where FILE ends.")
+        bool, Option("--cluster", help="Also that the cluster's log goes on where FILE ends.")
     ] = False,
 ) -> None:
     """Verify an export without a node, or the cluster's own log.
@@ -294,4 +289,4 @@ def verify(
     invocation.fields(document, rows)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"list": list_, "export": export, "verify": verify}
+COMMANDS: dict[str, Leaf] = {"list": list_, "export": export, "verify": verify}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, check_stdin, command
+from cyoloctl.cli.invocation import Invocation, Leaf, RequestIdOption, check_stdin, command
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.control.batch import MAX_LINE_BYTES, MAX_OPERATIONS, fitting, is_settled, read_line, send
 from cyoloctl.control.blocking import run as run_steps
 from cyoloctl.errors import (
@@ -40,19 +38,19 @@ def batch(
     invocation: Invocation,
     file: Annotated[
         str,
-        typer.Argument(metavar="[FILE|-]", help="Operations, one JSON object per line; - is stdin."),
+        Argument(metavar="[FILE|-]", help="Operations, one JSON object per line; - is stdin."),
     ] = "-",
     request_id: RequestIdOption = None,
     from_: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--from",
             metavar="ID",
             help="Begin with the line of this id: goes on with the run that --request-id names.",
         ),
     ] = None,
     stop_on_error: Annotated[
-        bool, typer.Option("--stop-on-error", help="Stop after the first line that is refused; slower.")
+        bool, Option("--stop-on-error", help="Stop after the first line that is refused; slower.")
     ] = False,
 ) -> None:
     """Carry out operations, one JSON object per line, in order; print one JSON result per line.
@@ -266,4 +264,4 @@ def _line(text: bytes, number: int) -> list[_Line]:
     return [_Line(text, read_line(text, number))] if text.strip() else []
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"batch": batch}
+COMMANDS: dict[str, Leaf] = {"batch": batch}

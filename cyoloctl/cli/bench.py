@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, parse_seconds
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_choice, parse_int64, parse_seconds
 from cyoloctl.cli.output import Cell, Column
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import Interrupted, Unavailable
 
 if TYPE_CHECKING:
@@ -148,21 +147,21 @@ def bench(
     invocation: Invocation,
     operation: Annotated[
         str,
-        typer.Option("--op", metavar="|".join(_OPERATIONS), help="Operation to send."),
+        Option("--op", metavar="|".join(_OPERATIONS), help="Operation to send."),
     ] = "incr",
     clients: Annotated[
         str,
-        typer.Option(
+        Option(
             "--clients", metavar="N", help="Number of clients, 1 to 500, each with a connection of its own."
         ),
     ] = "10",
     seconds: Annotated[
         str,
-        typer.Option("--seconds", metavar="DURATION", help="How long clients send, 0.1s to 1h."),
+        Option("--seconds", metavar="DURATION", help="How long clients send, 0.1s to 1h."),
     ] = "10s",
     rate: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--rate",
             metavar="R",
             help="Operations per second, 1 to 100000, planned beforehand (open loop): latencies count from "
@@ -206,4 +205,4 @@ def bench(
         raise Unavailable(f"no {operation} was answered: see `cyoloctl status`")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"bench": bench}
+COMMANDS: dict[str, Leaf] = {"bench": bench}

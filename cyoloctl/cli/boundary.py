@@ -10,10 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-import typer
-import typer.core
-
-from cyoloctl.cli.tree import PROGRAM, command_tree
+from cyoloctl.cli.modules import PROGRAM
 from cyoloctl.errors import (
     ConfigError,
     CyoloctlError,
@@ -26,19 +23,6 @@ from cyoloctl.paths import STORAGE_ERRNOS, file_error
 from cyoloctl.process import interrupt_on_termination, open_standard_streams
 
 __all__ = ["main"]
-
-
-def _usage_error(error: typer.TyperException) -> tuple[CyoloctlError, str]:
-    """Our error for one of typer's, and the lines that help to repair the command."""
-    text = error.format_message().rstrip(".")
-    text = text[:1].lower() + text[1:]
-    context = getattr(error, "ctx", None)
-    if context is None:
-        return UsageError(text), ""
-    if isinstance(context.command, typer.core.TyperGroup) and text == "missing command":
-        names = ", ".join(context.command.commands)
-        return UsageError(f"missing command: one of {names}"), context.get_help()
-    return UsageError(text), f"{context.get_usage()}\nTry '{context.command_path} --help'."
 
 
 def _internal_error(error: BaseException) -> InternalError:
@@ -86,16 +70,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Interrupted.exit_status
 
 
+def _carry_out(argv: list[str]) -> int:
+    """Run the command of a line, read without typer where it is plain."""
+    from cyoloctl.cli import plain
+
+    found = plain.command_of(argv)
+    if found is not None:
+        leaf, values = found
+        return leaf(**values) or 0
+    from cyoloctl.cli import tree
+
+    return tree.run(argv)
+
+
 def _run(argv: list[str]) -> int:
     from cyoloctl.cli import output
 
     hint = ""
     failure: CyoloctlError
     try:
-        result = command_tree().main(args=argv, prog_name=PROGRAM, standalone_mode=False, obj=argv)
+        result = _carry_out(argv)
         output.flush()
         if result != Interrupted.exit_status:
-            return result if isinstance(result, int) else 0
+            return result
         failure = Interrupted("interrupted")
     except output.OutputClosed:
         # The reader of stdout went away (`| head`): the command is done, and nobody reads on.
@@ -104,9 +101,9 @@ def _run(argv: list[str]) -> int:
         failure = _lost_text(error)
     except CyoloctlError as error:
         failure = error
-    except typer.TyperException as error:
-        failure, hint = _usage_error(error)
-    except (typer.Abort, KeyboardInterrupt):
+        if isinstance(error, UsageError):
+            hint = error.hint
+    except KeyboardInterrupt:
         failure = Interrupted("interrupted")
     except SystemExit as stop:
         # typer leaves this way only when its own help text met a closed pipe.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     command,
     confirm,
@@ -18,17 +16,18 @@ from cyoloctl.cli.invocation import (
     parse_int64,
     read_secret,
 )
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import Conflict, UsageError
 from cyoloctl.paths import quoted
 
 __all__ = ["COMMANDS", "AdvertiseOption", "GatewayOption", "GatewayUrlOption", "ListenOption"]
 
 ListenOption = Annotated[
-    str, typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on, for peers and clients.")
+    str, Option("--listen", metavar="HOST:PORT", help="Address to listen on, for peers and clients.")
 ]
 AdvertiseOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--advertise",
         metavar="HOST:PORT",
         help="Address at which others reach the node. [default: the listen address]",
@@ -36,7 +35,7 @@ AdvertiseOption = Annotated[
 ]
 GatewayOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--gateway",
         metavar="HOST:PORT",
         help="Address of the gateway, for browsers and proxies. [default: no gateway]",
@@ -44,7 +43,7 @@ GatewayOption = Annotated[
 ]
 GatewayUrlOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--gateway-url",
         metavar="URL",
         help="Base of the links for people, such as https://app-1.example.com. "
@@ -58,7 +57,7 @@ _IN_MEMORY = (
 
 CertificateDaysOption = Annotated[
     str,
-    typer.Option(
+    Option(
         "--certificate-days",
         metavar="N",
         help="Lifetime of certificates in days, 1 to 825; nodes renew theirs.",
@@ -66,24 +65,20 @@ CertificateDaysOption = Annotated[
 ]
 FromSnapshotOption = Annotated[
     Path | None,
-    typer.Option(
-        "--from-snapshot", metavar="FILE", help="Begin with the state in a file of `snapshot save`."
-    ),
+    Option("--from-snapshot", metavar="FILE", help="Begin with the state in a file of `snapshot save`."),
 ]
 PassphraseOption = Annotated[
     str | None,
-    typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the keys in that file."),
+    Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the keys in that file."),
 ]
 
 OfflineCaOption = Annotated[
     bool,
-    typer.Option(
-        "--offline-ca", help="Give the CA's key to no member: nodes come in by file, with --ca-file."
-    ),
+    Option("--offline-ca", help="Give the CA's key to no member: nodes come in by file, with --ca-file."),
 ]
 NewCaFileOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--ca-file",
         metavar="FILE",
         help="New file for that CA and its key. [default: offline-ca.pem in the data directory]",
@@ -94,17 +89,13 @@ NewCaFileOption = Annotated[
 @command(connects=False, timeout_s=None)
 def init(
     invocation: Invocation,
-    name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="Name of the node: its permanent identity.")
-    ],
+    name: Annotated[str, Option("--name", metavar="NAME", help="Name of the node: its permanent identity.")],
     listen: ListenOption,
     advertise: AdvertiseOption = None,
-    cluster: Annotated[str, typer.Option("--cluster", metavar="NAME", help="Name of the cluster.")] = "cyolo",
+    cluster: Annotated[str, Option("--cluster", metavar="NAME", help="Name of the cluster.")] = "cyolo",
     storage: Annotated[
         str,
-        typer.Option(
-            "--storage", metavar="disk|memory", help="Storage of the log; memory loses it at a restart."
-        ),
+        Option("--storage", metavar="disk|memory", help="Storage of the log; memory loses it at a restart."),
     ] = "disk",
     gateway: GatewayOption = None,
     gateway_url: GatewayUrlOption = None,
@@ -217,13 +208,13 @@ def set_time(
     invocation: Invocation,
     to_members: Annotated[
         bool,
-        typer.Option("--to-members", help="Set it to what the clocks of a majority of the members show."),
+        Option("--to-members", help="Set it to what the clocks of a majority of the members show."),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Change nothing; print what would expire, or live longer."),
+        Option("--dry-run", help="Change nothing; print what would expire, or live longer."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Set cluster time, after the clocks of most members were wrong.
@@ -256,7 +247,7 @@ def set_time(
 def upgrade(
     invocation: Invocation,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; print the level that it would raise to.")
+        bool, Option("--dry-run", help="Change nothing; print the level that it would raise to.")
     ] = False,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -290,11 +281,11 @@ def upgrade(
 def recover(
     invocation: Invocation,
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files for --compare.")
+        list[Path] | None, Argument(metavar="[FILE]...", help="More files for --compare.")
     ] = None,
     compare: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             "--compare",
             metavar="FILE",
             help="What `node inspect -o json` printed of other surviving disks. "
@@ -303,9 +294,9 @@ def recover(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Change nothing; print what it would do, and who is left behind."),
+        Option("--dry-run", help="Change nothing; print what it would do, and who is left behind."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Go on from this node's disk alone, when most voters are lost permanently.
 
@@ -386,7 +377,7 @@ def _show_recovery(invocation: Invocation, done: dict[str, Any]) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "init": init,
     "recover": recover,
     "set-time": set_time,

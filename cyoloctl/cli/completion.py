@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from cyoloctl.cli.invocation import Invocation, command
+from cyoloctl.cli.invocation import Invocation, Leaf, command
 
 __all__ = ["COMMANDS", "SCRIPTS"]
 
@@ -36,4 +35,4 @@ def fish(invocation: Invocation) -> None:
     _show(invocation, "fish")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"bash": bash, "zsh": zsh, "fish": fish}
+COMMANDS: dict[str, Leaf] = {"bash": bash, "zsh": zsh, "fish": fish}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, read_input
+from cyoloctl.cli.invocation import Invocation, Leaf, command, read_input
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import ConfigError
 
 __all__ = ["COMMANDS"]
@@ -19,9 +17,7 @@ def check(
     invocation: Invocation,
     file: Annotated[
         str | None,
-        typer.Option(
-            "--file", metavar="FILE|-", help="Check this text alone, for whatever machine; - is stdin."
-        ),
+        Option("--file", metavar="FILE|-", help="Check this text alone, for whatever machine; - is stdin."),
     ] = None,
 ) -> None:
     """Check node.yaml as `node start` reads it, and tell every fault: its key, its line, what to do.
@@ -59,7 +55,7 @@ def show(
     invocation: Invocation,
     origin: Annotated[
         bool,
-        typer.Option("--origin", help="Also show where each value is from, and when a change of it counts."),
+        Option("--origin", help="Also show where each value is from, and when a change of it counts."),
     ] = False,
 ) -> None:
     """Show the configuration with which the node of the data directory starts, defaults filled in.
@@ -92,4 +88,4 @@ def _with_origin(where: str, changes: str, value: str) -> str:
     return f"{where:<9}{changes:<9}{value}"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"check": check, "show": show}
+COMMANDS: dict[str, Leaf] = {"check": check, "show": show}

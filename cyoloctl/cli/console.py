@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command
+from cyoloctl.cli.invocation import Invocation, Leaf, command
+from cyoloctl.cli.parameters import Option
 from cyoloctl.process import run_in_loop, until_terminated
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ def console(
     invocation: Invocation,
     listen: Annotated[
         str,
-        typer.Option(
+        Option(
             "--listen", metavar="HOST:PORT", help="Loopback address of the page; port 0 is any free port."
         ),
     ] = "127.0.0.1:0",
@@ -82,4 +80,4 @@ def _announce_another(invocation: Invocation, url: str) -> None:
         _announce(invocation, url)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"console": console}
+COMMANDS: dict[str, Leaf] = {"console": console}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -18,13 +17,14 @@ from cyoloctl.cli.invocation import (
     parse_int64,
 )
 from cyoloctl.cli.output import Column
-from cyoloctl.model import parse_name
+from cyoloctl.cli.parameters import Argument, Option
+from cyoloctl.web.schema import check_name
 
 __all__ = ["COMMANDS"]
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")]
+NameArgument = Annotated[str, Argument(metavar="NAME", help="Name of the counter.")]
 ByOption = Annotated[
-    str, typer.Option("--by", metavar="N", help="Amount, a signed 64-bit number; may be negative.")
+    str, Option("--by", metavar="N", help="Amount, a signed 64-bit number; may be negative.")
 ]
 
 
@@ -33,7 +33,7 @@ def _bare(document: Mapping[str, Any]) -> str:
 
 
 def _add(invocation: Invocation, name: str, by: int, request_id: str | None) -> None:
-    parse_name(name, "counter")
+    check_name(name, "counter")
     document = invocation.client().counters.incr(name, by, request_id=request_id)
     invocation.value(document, _bare(document))
 
@@ -67,7 +67,7 @@ def decr(
 @command()
 def get(invocation: Invocation, name: NameArgument = "default", stale: StaleOption = False) -> None:
     """Print the value of a counter, linearizable unless --stale."""
-    parse_name(name, "counter")
+    check_name(name, "counter")
     document = invocation.client().counters.get(name, stale=stale)
     invocation.value(document, _bare(document))
 
@@ -86,15 +86,15 @@ def list_(invocation: Invocation, stale: StaleOption = False) -> None:
 @command()
 def reset(
     invocation: Invocation,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the counter.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    name: Annotated[str, Argument(metavar="NAME", help="Name of the counter.")],
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Reset a counter to 0 and print its new value.
 
     Asks for confirmation on a terminal; elsewhere it needs --yes.
     """
-    parse_name(name, "counter")
+    check_name(name, "counter")
     confirm(yes, f"reset counter {name} to 0?")
     document = invocation.client().counters.reset(name, request_id=request_id)
     invocation.value(document, _bare(document))
@@ -106,12 +106,12 @@ def watch(invocation: Invocation, name: NameArgument = "default") -> None:
 
     Exits 3 when there is no such counter, as `counter get` does.
     """
-    parse_name(name, "counter")
+    check_name(name, "counter")
     for document in invocation.client().counters.watch(name, patience_s=0):
         invocation.value(document, _bare(document), stream=True)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "incr": incr,
     "decr": decr,
     "get": get,

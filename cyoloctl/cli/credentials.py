@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -25,6 +24,7 @@ from cyoloctl.cli.invocation import (
 )
 from cyoloctl.cli.offline_ca import CaFileOption, certificate_for, read_offline_ca
 from cyoloctl.cli.output import Column, rows_of, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import (
     ConfigError,
     CyoloctlError,
@@ -45,11 +45,11 @@ _ROLES = ("viewer", "gateway", "operator")
 _TTL = {"minimum_s": 60, "maximum_s": 825 * 86_400}
 _ENTRY = ("name", "role", "key_hash", "created_at", "created_by", "expires_at", "revoked_at")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the credentials.")]
-OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Credentials file to write (0600).")]
+NameArgument = Annotated[str, Argument(metavar="NAME", help="Name of the credentials.")]
+OutOption = Annotated[Path, Option("--out", metavar="FILE", help="Credentials file to write (0600).")]
 RequestOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--request",
         metavar="FILE",
         help="Request from another machine, whose private key stays there (`credentials request`).",
@@ -66,14 +66,14 @@ def create(
     invocation: Invocation,
     out: OutOption,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Name, unique among valid credentials.")
+        str | None, Option("--name", metavar="NAME", help="Name, unique among valid credentials.")
     ] = None,
     role: Annotated[
         str | None,
-        typer.Option("--role", metavar="viewer|gateway|operator", help="Role: what they may do."),
+        Option("--role", metavar="viewer|gateway|operator", help="Role: what they may do."),
     ] = None,
     ttl: Annotated[
-        str, typer.Option("--ttl", metavar="DURATION", help="Lifetime, 60s to 825d; never beyond the CA.")
+        str, Option("--ttl", metavar="DURATION", help="Lifetime, 60s to 825d; never beyond the CA.")
     ] = "90d",
     request: RequestOption = None,
     ca_file: CaFileOption = None,
@@ -125,15 +125,13 @@ def create(
 @command(connects=False, data_dir=False, timeout_s=None)
 def request(
     invocation: Invocation,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the credentials.")],
-    role: Annotated[
-        str, typer.Option("--role", metavar="viewer|gateway|operator", help="Role: what they may do.")
-    ],
+    name: Annotated[str, Option("--name", metavar="NAME", help="Name of the credentials.")],
+    role: Annotated[str, Option("--role", metavar="viewer|gateway|operator", help="Role: what they may do.")],
     key_out: Annotated[
         Path,
-        typer.Option("--key-out", metavar="FILE", help="File for the private key (0600); stays here."),
+        Option("--key-out", metavar="FILE", help="File for the private key (0600); stays here."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File for the request; no secret.")],
+    out: Annotated[Path, Option("--out", metavar="FILE", help="File for the request; no secret.")],
 ) -> None:
     """Make a private key, and a request that an operator turns into credentials.
 
@@ -181,7 +179,7 @@ def show(invocation: Invocation, name: NameArgument) -> None:
 def revoke(
     invocation: Invocation,
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Revoke credentials permanently: their open connections end within two seconds. Safe to repeat."""
@@ -196,16 +194,16 @@ def renew(
     out: OutOption,
     name: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="[NAME]",
             help="Name of the credentials. [default: the caller's own, of --credentials FILE]",
         ),
     ] = None,
     ttl: Annotated[
         str | None,
-        typer.Option("--ttl", metavar="DURATION", help="Lifetime. [default: what was granted before]"),
+        Option("--ttl", metavar="DURATION", help="Lifetime. [default: what was granted before]"),
     ] = None,
-    new_key: Annotated[bool, typer.Option("--new-key", help="Replace the key too.")] = False,
+    new_key: Annotated[bool, Option("--new-key", help="Replace the key too.")] = False,
     request: RequestOption = None,
     ca_file: CaFileOption = None,
     request_id: RequestIdOption = None,
@@ -428,7 +426,7 @@ def _table(rows: list[Json]) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "create": create,
     "request": request,
     "list": list_,

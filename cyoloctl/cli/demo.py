@@ -10,14 +10,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_int64
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_int64
 from cyoloctl.cli.local_cluster import (
     Interrupts,
     LocalCluster,
@@ -26,6 +23,7 @@ from cyoloctl.cli.local_cluster import (
     endpoint_of,
     free_ports,
 )
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import (
     CyoloctlError,
     InternalError,
@@ -258,9 +256,9 @@ def _node_count(text: str) -> int:
 @command(connects=False, own_data_dir=NewDirectoryOption, timeout_s=10.0)
 def demo(
     invocation: Invocation,
-    nodes: Annotated[str, typer.Option("--nodes", metavar="N", help="Number of nodes, 3 to 9.")] = "3",
+    nodes: Annotated[str, Option("--nodes", metavar="N", help="Number of nodes, 3 to 9.")] = "3",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the cluster running and print how to use and stop it.")
+        bool, Option("--keep", help="Leave the cluster running and print how to use and stop it.")
     ] = False,
 ) -> None:
     """Form a cluster on this machine, carry a session through it, kill its leader, and show nothing is lost.
@@ -330,4 +328,4 @@ def _report(invocation: Invocation, result: dict[str, Any], kept: dict[str, Any]
         )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"demo": demo}
+COMMANDS: dict[str, Leaf] = {"demo": demo}

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_int64
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_int64
 from cyoloctl.cli.local_cluster import (
     Interrupts,
     LocalCluster,
@@ -21,6 +18,7 @@ from cyoloctl.cli.local_cluster import (
     endpoint_of,
     free_ports,
 )
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import CyoloctlError, Unavailable
 from cyoloctl.paths import quoted
 
@@ -115,7 +113,7 @@ def _wait_child(ours: set[int]) -> None:
 @command(connects=False, own_data_dir=NewDirectoryOption, timeout_s=10.0)
 def dev(
     invocation: Invocation,
-    nodes: Annotated[str, typer.Option("--nodes", metavar="N", help="Number of nodes, 1 to 7.")] = "1",
+    nodes: Annotated[str, Option("--nodes", metavar="N", help="Number of nodes, 1 to 7.")] = "1",
 ) -> None:
     """Run a cluster in memory on this machine until Ctrl-C, and leave nothing behind.
 
@@ -164,4 +162,4 @@ def _carry_out(invocation: Invocation, names: list[str], interrupts: Interrupts)
                 place.remove(names)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"dev": dev}
+COMMANDS: dict[str, Leaf] = {"dev": dev}

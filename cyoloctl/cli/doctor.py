@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_int64
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_int64
 from cyoloctl.cli.output import Cell
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import Conflict
 
 if TYPE_CHECKING:
@@ -83,10 +82,10 @@ def _show(facts: Facts, findings: list[Finding], *, every: bool) -> None:
 @command(connects=False)
 def doctor(
     invocation: Invocation,
-    every: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False,
+    every: Annotated[bool, Option("--all", help="Show what is well, too.")] = False,
     warn_days: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--warn-days",
             metavar="N",
             help="Tell of certificates, credentials and CAs that end within so many days, 0 to 3650. "
@@ -116,4 +115,4 @@ def doctor(
         raise Conflict(f"{_counted(wrong)}: see the findings")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"doctor": doctor}
+COMMANDS: dict[str, Leaf] = {"doctor": doctor}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command
+from cyoloctl.cli.invocation import Invocation, Leaf, command
 from cyoloctl.cli.output import Column
+from cyoloctl.cli.parameters import Argument
 from cyoloctl.errors import UsageError, error_classes
 
 __all__ = ["COMMANDS", "exit_code_table", "show"]
@@ -57,7 +57,7 @@ def exit_codes(invocation: Invocation) -> None:
 def show(
     invocation: Invocation,
     context: typer.Context,
-    words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="Words of the command.")],
+    words: Annotated[list[str], Argument(metavar="COMMAND...", help="Words of the command.")],
 ) -> None:
     """Show the help of a command or group; `cyoloctl help` alone shows that of the program."""
     found: Any = context.find_root()
@@ -71,4 +71,4 @@ def show(
     invocation.value({"schema_version": 1, "command": found.command_path, "help": text}, text)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"exit-codes": exit_codes}
+COMMANDS: dict[str, Leaf] = {"exit-codes": exit_codes}

@@ -6,21 +6,15 @@ function an Invocation instead.  Flags beat environment beats default.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
-
-import typer
-import typer.models
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyoloctl.cli import output
+from cyoloctl.cli.parameters import Option, Parameter, parameters_of
 from cyoloctl.errors import (
     Conflict,
     CyoloctlError,
@@ -41,17 +35,21 @@ from cyoloctl.paths import (
 from cyoloctl.process import was_closed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cyoloctl.control.client import AsyncClient, Client
+    from cyoloctl.paths import FoundNode
 
 __all__ = [
     "INT64_MAX",
     "INT64_MIN",
     "Invocation",
+    "Leaf",
     "RequestIdOption",
     "StaleOption",
     "check_stdin",
     "command",
-    "common_options",
+    "common_parameters",
     "confirm",
     "duration_text",
     "listed",
@@ -77,7 +75,7 @@ _MAX_SEED = 2**63
 
 OutputOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "-o",
         "--output",
         metavar="table|json|yaml",
@@ -85,8 +83,8 @@ OutputOption = Annotated[
     ),
 ]
 DataDirOption = Annotated[
-    Path | None,
-    typer.Option(
+    str | None,
+    Option(
         "-d",
         "--data-dir",
         metavar="DIR",
@@ -96,7 +94,7 @@ DataDirOption = Annotated[
 ]
 EndpointOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "-e",
         "--endpoint",
         metavar="URL",
@@ -106,8 +104,8 @@ EndpointOption = Annotated[
     ),
 ]
 CredentialsOption = Annotated[
-    Path | None,
-    typer.Option(
+    str | None,
+    Option(
         "--credentials",
         metavar="FILE",
         help="Credentials file for https endpoints. "
@@ -118,11 +116,11 @@ CredentialsOption = Annotated[
 
 StaleOption = Annotated[
     bool,
-    typer.Option("--stale", help="Read the node's own state: fast, perhaps outdated, and without a leader."),
+    Option("--stale", help="Read the node's own state: fast, perhaps outdated, and without a leader."),
 ]
 RequestIdOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--request-id",
         metavar="ID",
         help="Id under which the write is applied once, however often it is sent. "
@@ -135,7 +133,7 @@ def _timeout_option(default_s: float | None) -> Any:
     default = "as the command says" if default_s is None else f"{default_s:g}s"
     return Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--timeout",
             metavar="DURATION",
             help=f"Time limit, {_TIMEOUT_MIN_S:g}s to {_TIMEOUT_MAX_S:g}s. "
@@ -144,37 +142,58 @@ def _timeout_option(default_s: float | None) -> Any:
     ]
 
 
-def common_options() -> dict[str, Any]:
-    """The options that may also stand before a sub-command, as parameters of a function."""
-    return {
+def common_parameters() -> list[Parameter]:
+    """The options that may also stand before a sub-command."""
+    options = {
         "output_": OutputOption,
         "data_dir_": DataDirOption,
         "endpoint_": EndpointOption,
         "credentials_": CredentialsOption,
         "timeout_": _timeout_option(None),
     }
+    return [Parameter(name, annotated) for name, annotated in options.items()]
 
 
-@dataclass(frozen=True, slots=True)
 class Invocation:
     """The common options of one command, resolved.
 
-    mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or
-    environment.  endpoints: tried in turn; empty only for a command that does
-    not connect.  timeout_s: 0.1 to 300.  from_data_dir: the endpoint or the
-    credentials are those in the data directory; own_socket: the endpoint is.  sent: the request ids of the
-    writes that were sent, in order.
+    mode: table, json or yaml.  data_dir: absolute.  data_dir_given: by flag or environment.
+    endpoints: tried in turn; empty only for a command that does not connect.  timeout_s: 0.1 to 300.
+    from_data_dir: the endpoint or the credentials are those in the data directory; own_socket: the
+    endpoint is.  sent: the request ids of the writes that were sent, in order.
     """
 
-    mode: str
-    data_dir: Path
-    data_dir_given: bool
-    endpoints: tuple[str, ...]
-    credentials: Path | None
-    timeout_s: float
-    from_data_dir: bool
-    own_socket: bool
-    sent: list[str] = field(default_factory=list, repr=False)
+    def __init__(
+        self,
+        *,
+        mode: str,
+        found: FoundNode,
+        data_dir_given: bool,
+        timeout_s: float,
+    ) -> None:
+        self.mode = mode
+        self.data_dir_given = data_dir_given
+        self.endpoints = found.endpoints
+        self.timeout_s = timeout_s
+        self.from_data_dir = found.from_data_dir
+        self.own_socket = found.own_socket
+        self.sent: list[str] = []
+        self._directory = found.data_dir
+        self._credentials = found.credentials
+
+    @property
+    def data_dir(self) -> Path:
+        """The data directory."""
+        from pathlib import Path
+
+        return Path(self._directory)
+
+    @property
+    def credentials(self) -> Path | None:
+        """The credentials file that was named, or is in the data directory and wanted."""
+        from pathlib import Path
+
+        return None if self._credentials is None else Path(self._credentials)
 
     def client(self, endpoints: Sequence[str] = (), *, timeout_s: float | None = None) -> Client:
         """A client of the endpoints, all of them unless some are given; nothing is sent yet.
@@ -188,7 +207,7 @@ class Invocation:
             timeout_s=self.timeout_s if timeout_s is None else timeout_s,
             retry=False,
             on_write=self.sent.append,
-            credentials=self.credentials,
+            credentials=self._credentials,
             data_dir=self._own_dir(),
         )
 
@@ -205,7 +224,7 @@ class Invocation:
             list(endpoints),
             timeout_s=self.timeout_s if timeout_s is None else timeout_s,
             retry=False,
-            credentials=credentials or self.credentials,
+            credentials=credentials or self._credentials,
             data_dir=self._own_dir(),
         )
 
@@ -216,15 +235,15 @@ class Invocation:
         own = self.data_dir / "operator.yaml"
         return own if own.exists() else None
 
-    def _own_dir(self) -> Path | None:
+    def _own_dir(self) -> str | None:
         """The data directory, where it says what to ask.  Raises ConfigError."""
         if self.from_data_dir:
-            check_data_dir(self.data_dir)
+            check_data_dir(self._directory)
         # Also for operator.yaml in it, which is not there: what another directory has is not meant.
-        return self.data_dir if self.own_socket or self._lacks_credentials() else None
+        return self._directory if self.own_socket or self._lacks_credentials() else None
 
     def _lacks_credentials(self) -> bool:
-        return self.credentials is None and any(url.startswith("https:") for url in self.endpoints)
+        return self._credentials is None and any(url.startswith("https:") for url in self.endpoints)
 
     def read(
         self, operation: str, name: str = "", query: Mapping[str, Any] | None = None, *, stale: bool
@@ -321,7 +340,7 @@ def _invocation(
     options: Mapping[str, Any], *, connects: bool, default_timeout_s: float, environment_data_dir: bool
 ) -> Invocation:
     mode = _mode(options.get("output_"))
-    dir_flag: Path | None = options.get("data_dir_")
+    dir_flag: str | os.PathLike[str] | None = options.get("data_dir_")
     found = find_node(
         options.get("endpoint_") or (),
         dir_flag,
@@ -334,15 +353,62 @@ def _invocation(
         check_data_dir(found.data_dir)
     return Invocation(
         mode=mode,
-        data_dir=found.data_dir,
+        found=found,
         data_dir_given=dir_flag is not None
         or (environment_data_dir and bool(os.environ.get("CYOLOCTL_DATA_DIR"))),
-        endpoints=found.endpoints,
-        credentials=found.credentials,
         timeout_s=_timeout_s(options.get("timeout_"), default_timeout_s),
-        from_data_dir=found.from_data_dir,
-        own_socket=found.own_socket,
     )
+
+
+class Leaf:
+    """A command: a function (invocation, own options...), called with a value for each of its parameters.
+
+    common: the common options that it takes, by their names.  The rest: see `command`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., int | None],
+        common: Mapping[str, Any],
+        *,
+        connects: bool,
+        default_timeout_s: float,
+        environment_data_dir: bool,
+    ) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        self._common = common
+        self._connects = connects
+        self._default_timeout_s = default_timeout_s
+        self._environment_data_dir = environment_data_dir
+
+    def parameters(self) -> list[Parameter]:
+        """Its own parameters, then the common options."""
+        common = [Parameter(name, annotated) for name, annotated in self._common.items()]
+        return [*parameters_of(self.function), *common]
+
+    def __call__(self, **values: Any) -> int | None:
+        """Run it: its exit status, None for 0.  Raises what `boundary` has a status for."""
+        options = {name: values.pop(name) for name in self._common}
+        invocation = _invocation(
+            options,
+            connects=self._connects,
+            default_timeout_s=self._default_timeout_s,
+            environment_data_dir=self._environment_data_dir,
+        )
+        try:
+            status = self.function(invocation, **values)
+            if invocation.sent and was_closed("stdout"):
+                raise output.OutputFailed("stdout is closed: open it to see the result")
+        except BrokenPipeError as error:
+            # typer takes any broken pipe for a closed stdout and would hide this one.
+            raise InternalError(f"a connection broke in an unforeseen place: {error!r}") from error
+        except (Exception, KeyboardInterrupt) as error:
+            ended = invocation.ended(error)
+            if ended is error:
+                raise
+            raise ended from None
+        return status
 
 
 def command(
@@ -351,8 +417,8 @@ def command(
     data_dir: bool = True,
     own_data_dir: Any = None,
     timeout_s: float | None = 5.0,
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function (invocation, own options...) into a leaf command.
+) -> Callable[[Callable[..., int | None]], Leaf]:
+    """Make a function (invocation, own options...) into a leaf command.  It may return an exit status.
 
     connects: takes -e and --credentials.  data_dir: takes -d.
     own_data_dir: an annotation in its place, for a command whose directory is
@@ -367,52 +433,13 @@ def command(
         common["credentials_"] = CredentialsOption
     if timeout_s is not None:
         common["timeout_"] = _timeout_option(timeout_s)
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def leaf(**values: Any) -> None:
-            options = {name: values.pop(name) for name in common}
-            invocation = _invocation(
-                options,
-                connects=connects,
-                default_timeout_s=timeout_s or 5.0,
-                environment_data_dir=own_data_dir is None,
-            )
-            try:
-                function(invocation, **values)
-                if invocation.sent and was_closed("stdout"):
-                    raise output.OutputFailed("stdout is closed: open it to see the result")
-            except BrokenPipeError as error:
-                # typer takes any broken pipe for a closed stdout and would hide this one.
-                raise InternalError(f"a connection broke in an unforeseen place: {error!r}") from error
-            except (Exception, KeyboardInterrupt) as error:
-                ended = invocation.ended(error)
-                if ended is error:
-                    raise
-                raise ended from None
-
-        hints = get_type_hints(function, include_extras=True)
-        own = list(inspect.signature(function).parameters.values())[1:]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [p.replace(annotation=hints[p.name], kind=keyword) for p in own]
-        parameters += [
-            inspect.Parameter(name, keyword, default=None, annotation=annotation)
-            for name, annotation in common.items()
-        ]
-        _leave_files_to_us(parameters)
-        leaf.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
-        leaf.__annotations__ = {p.name: p.annotation for p in parameters}
-        return leaf
-
-    return decorate
-
-
-def _leave_files_to_us(parameters: list[inspect.Parameter]) -> None:
-    """Keep typer from a usage error for a file that this user may not read: file_error has words for it."""
-    for parameter in parameters:
-        for info in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(info, typer.models.ParameterInfo):
-                info.readable = False
+    return lambda function: Leaf(
+        function,
+        common,
+        connects=connects,
+        default_timeout_s=timeout_s or 5.0,
+        environment_data_dir=own_data_dir is None,
+    )
 
 
 def parse_int64(text: str, what: str, minimum: int = INT64_MIN, maximum: int = INT64_MAX) -> int:

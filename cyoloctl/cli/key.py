@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -22,6 +20,7 @@ from cyoloctl.cli.invocation import (
     secret_file,
 )
 from cyoloctl.cli.output import Column, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import Conflict, InvalidInput, UsageError
 from cyoloctl.text import Json
 
@@ -31,12 +30,10 @@ __all__ = ["COMMANDS"]
 _PERIOD = {"minimum_s": 3600, "maximum_s": 366 * 86_400}
 _MAX_RING_BYTES = 1 << 20
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KID", help="Key id (`key list`).")]
+KeyArgument = Annotated[str, Argument(metavar="KID", help="Key id (`key list`).")]
 ForceOption = Annotated[
     bool,
-    typer.Option(
-        "--force", help="Do it even while tokens under the key may be valid; they are refused then."
-    ),
+    Option("--force", help="Do it even while tokens under the key may be valid; they are refused then."),
 ]
 
 _COLUMNS = (
@@ -159,7 +156,7 @@ def destroy(
     invocation: Invocation,
     kid: KeyArgument,
     force: ForceOption = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Destroy a key permanently: its tokens can never be opened again.
@@ -194,13 +191,13 @@ def policy(
     invocation: Invocation,
     rotate_every: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--rotate-every", metavar="DURATION|never", help="Interval of automatic rotation, 1h to 366d."
         ),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--keep",
             metavar="DURATION",
             help="Time for which a replaced key opens tokens, 1h to 366d; no token lives longer.",
@@ -256,7 +253,7 @@ def export(
     invocation: Invocation,
     passphrase_file: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--passphrase-file",
             metavar="FILE|-",
             help="Passphrase to seal it under, 12 characters or more.",
@@ -264,11 +261,11 @@ def export(
     ] = None,
     to_node: Annotated[
         Path | None,
-        typer.Option("--to-node", metavar="CERT", help="Seal it to the node of this `key identity`."),
+        Option("--to-node", metavar="CERT", help="Seal it to the node of this `key identity`."),
     ] = None,
     to_ca: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--to-ca",
             metavar="SHA256",
             help="For a node of another cluster: the fingerprint of its CA certificate, as its operator "
@@ -276,7 +273,7 @@ def export(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it to a new file of mode 0600.")
+        Path | None, Option("--out", metavar="FILE", help="Write it to a new file of mode 0600.")
     ] = None,
 ) -> None:
     """Print the key ring, sealed, for a network that is not connected or for `token --keyring`."""
@@ -303,13 +300,13 @@ def export(
 @command(timeout_s=30.0)
 def import_(
     invocation: Invocation,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of `key export` or `snapshot save`.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="File of `key export` or `snapshot save`.")],
     passphrase_file: Annotated[
-        str | None, typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the ring.")
+        str | None, Option("--passphrase-file", metavar="FILE|-", help="Passphrase of the ring.")
     ] = None,
     from_ca: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--from-ca",
             metavar="SHA256",
             help="Of a ring sealed to this node: the fingerprint of the other cluster's CA certificate, "
@@ -317,7 +314,7 @@ def import_(
         ),
     ] = None,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Accept the ring of another cluster; its tokens then open here.")
+        bool, Option("--adopt", help="Accept the ring of another cluster; its tokens then open here.")
     ] = False,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -357,7 +354,7 @@ def _read(path: Path, what: str) -> str:
     return read_input(path, what, _MAX_RING_BYTES)[:_MAX_RING_BYTES].decode("ascii", "replace")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "generate": generate,
     "rotate": rotate,
     "list": list_,

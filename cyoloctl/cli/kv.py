@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -23,6 +21,7 @@ from cyoloctl.cli.invocation import (
     read_input,
 )
 from cyoloctl.cli.output import Column, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import Conflict, InvalidInput, UsageError
 from cyoloctl.kv.api import MAX_VALUE_BYTES, check_key, check_prefix, fence_of
 from cyoloctl.web.schema import MAX_LIFE_S
@@ -35,23 +34,23 @@ _PATIENCE_S = 30.0
 """How long a watch asks for changes while nobody answers."""
 
 KeyArgument = Annotated[
-    str, typer.Argument(metavar="KEY", help="The key: at most 512 bytes of UTF-8.", show_default=False)
+    str, Argument(metavar="KEY", help="The key: at most 512 bytes of UTF-8.", show_default=False)
 ]
 AtRevisionOption = Annotated[
     str | None,
-    typer.Option("--at-revision", metavar="N", help="As it was at a recent revision.", show_default=False),
+    Option("--at-revision", metavar="N", help="As it was at a recent revision.", show_default=False),
 ]
 IfRevisionOption = Annotated[
     str | None,
-    typer.Option("--if-revision", metavar="N", help="Only if the key is at this revision; otherwise exit 4."),
+    Option("--if-revision", metavar="N", help="Only if the key is at this revision; otherwise exit 4."),
 ]
 TtlOption = Annotated[
     str | None,
-    typer.Option("--ttl", metavar="DURATION", help="The key expires after this (90s, 12h); without: never."),
+    Option("--ttl", metavar="DURATION", help="The key expires after this (90s, 12h); without: never."),
 ]
 FenceOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--fence",
         metavar="NAME=TOKEN",
         help="Only while this lock is held with this token; otherwise exit 4.",
@@ -100,21 +99,19 @@ def put(
     invocation: Invocation,
     key: KeyArgument,
     value: Annotated[
-        str | None, typer.Argument(metavar="[VALUE | -]", help="The value; - reads it from stdin.")
+        str | None, Argument(metavar="[VALUE | -]", help="The value; - reads it from stdin.")
     ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Take the value from a file.")
-    ] = None,
+    file: Annotated[str | None, Option("--file", metavar="FILE", help="Take the value from a file.")] = None,
     if_revision: IfRevisionOption = None,
     if_absent: Annotated[
-        bool, typer.Option("--if-absent", help="Only if there is no such key; otherwise exit 4.")
+        bool, Option("--if-absent", help="Only if there is no such key; otherwise exit 4.")
     ] = False,
     ttl: TtlOption = None,
     sealed: Annotated[
-        bool, typer.Option("--sealed", help="Encrypt the value: no disk of the cluster holds it.")
+        bool, Option("--sealed", help="Encrypt the value: no disk of the cluster holds it.")
     ] = False,
     no_sealed: Annotated[
-        bool, typer.Option("--no-sealed", help="Replace a sealed value by one that is not.")
+        bool, Option("--no-sealed", help="Replace a sealed value by one that is not.")
     ] = False,
     fence: FenceOption = None,
     request_id: RequestIdOption = None,
@@ -149,7 +146,7 @@ def put(
     invocation.value(written, str(written["revision"]))
 
 
-def _read(path: Path | str) -> bytes:
+def _read(path: str) -> bytes:
     data = read_input(path, "value", MAX_VALUE_BYTES)
     if len(data) > MAX_VALUE_BYTES:
         where = "on stdin" if path == "-" else f"in {path}"
@@ -162,14 +159,14 @@ def _read(path: Path | str) -> bytes:
 @command()
 def delete(
     invocation: Invocation,
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="The key.", show_default=False)] = None,
+    key: Annotated[str | None, Argument(metavar="[KEY]", help="The key.", show_default=False)] = None,
     prefix: Annotated[
         str | None,
-        typer.Option("--prefix", metavar="P", help='All keys that begin with this; "" is every key.'),
+        Option("--prefix", metavar="P", help='All keys that begin with this; "" is every key.'),
     ] = None,
     if_revision: IfRevisionOption = None,
     fence: FenceOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation of --prefix.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation of --prefix.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Delete a key, and print the revision of the change; or all keys of a prefix, and print how many.
@@ -210,16 +207,16 @@ def _delete_prefix(invocation: Invocation, prefix: str, yes: bool, request_id: s
 def list_(
     invocation: Invocation,
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Keys that begin with this.", show_default=False)
+        str, Argument(metavar="[PREFIX]", help="Keys that begin with this.", show_default=False)
     ] = "",
     keys_only: Annotated[
-        bool, typer.Option("--keys-only", help="One key to a line, without anything else.")
+        bool, Option("--keys-only", help="One key to a line, without anything else.")
     ] = False,
     limit: Annotated[
-        str | None, typer.Option("--limit", metavar="N", help="At most so many keys; without: all.")
+        str | None, Option("--limit", metavar="N", help="At most so many keys; without: all.")
     ] = None,
     after: Annotated[
-        str | None, typer.Option("--after", metavar="KEY", help="Begin after this key.", show_default=False)
+        str | None, Option("--after", metavar="KEY", help="Begin after this key.", show_default=False)
     ] = None,
     at_revision: AtRevisionOption = None,
     stale: StaleOption = False,
@@ -282,13 +279,11 @@ def _table(entries: list[dict[str, Any]]) -> None:
 def watch(
     invocation: Invocation,
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Keys that begin with this.", show_default=False)
+        str, Argument(metavar="[PREFIX]", help="Keys that begin with this.", show_default=False)
     ] = "",
     from_: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="N", help="Begin with the changes of this revision; without: from now on."
-        ),
+        Option("--from", metavar="N", help="Begin with the changes of this revision; without: from now on."),
     ] = None,
 ) -> None:
     """Print every change of keys, one to a line, until interrupted.
@@ -327,7 +322,7 @@ def txn(
     invocation: Invocation,
     file: Annotated[
         str,
-        typer.Argument(
+        Argument(
             metavar="FILE|-",
             help="JSON: compare, then and otherwise, each a list; - reads it from stdin.",
             show_default=False,
@@ -362,10 +357,10 @@ def txn(
 def keep(
     invocation: Invocation,
     key: KeyArgument,
-    ttl: Annotated[str, typer.Option("--ttl", metavar="DURATION", help="How long from now.")],
+    ttl: Annotated[str, Option("--ttl", metavar="DURATION", help="How long from now.")],
     created_revision: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--created-revision",
             metavar="N",
             help="Only the key that was made at this revision; otherwise exit 4.",
@@ -388,7 +383,7 @@ def keep(
     invocation.value(kept, kept["expires_at"])
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "get": get,
     "put": put,
     "delete": delete,

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import ConfigError, Conflict, Unavailable, Unreachable
 from cyoloctl.paths import check_data_dir, control_socket_path, file_error
 
@@ -31,7 +30,7 @@ __all__ = ["Interrupts", "LocalCluster", "NewDirectoryOption", "Place", "endpoin
 
 NewDirectoryOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "-d",
         "--data-dir",
         metavar="DIR",

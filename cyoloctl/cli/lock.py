@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -18,6 +16,7 @@ from cyoloctl.cli.invocation import (
     parse_seconds,
 )
 from cyoloctl.cli.output import Column, rows_of, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.control.table import path_for
 
 __all__ = ["COMMANDS"]
@@ -25,7 +24,7 @@ __all__ = ["COMMANDS"]
 _MAX_S = 86_400
 _FIELDS = ("name", "token", "owner", "by", "acquired_at", "expires_at")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the lock.")]
+NameArgument = Annotated[str, Argument(metavar="NAME", help="Name of the lock.")]
 
 
 @command()
@@ -34,21 +33,19 @@ def run(
     name: NameArgument,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND...", help="The command and its arguments, after --."),
+        Argument(metavar="COMMAND...", help="The command and its arguments, after --."),
     ],
     ttl: Annotated[
         str,
-        typer.Option(
+        Option(
             "--ttl", metavar="DURATION", help="Time after which the lock of a dead holder is free, 1s to 24h."
         ),
     ] = "15s",
     wait: Annotated[
         str,
-        typer.Option(
-            "--wait", metavar="DURATION", help="Time to wait for a lock that somebody has, up to 24h."
-        ),
+        Option("--wait", metavar="DURATION", help="Time to wait for a lock that somebody has, up to 24h."),
     ] = "0s",
-) -> None:
+) -> int:
     """Run a command while the lock is held, and take its exit status.
 
     The command finds the lock in CYOLOCTL_LOCK and its fencing token in CYOLOCTL_FENCE.
@@ -64,9 +61,9 @@ def run(
     refused = lease.not_runnable(words[0])
     if refused is not None:
         output.note(f"cyoloctl: {refused[1]}; the lock was not acquired")
-        raise typer.Exit(refused[0])
+        return refused[0]
     held = lease.acquire(client.caller, name, ttl_s=ttl_s, wait_s=wait_s)
-    raise typer.Exit(lease.run(held, words, invocation.timeout_s))
+    return lease.run(held, words, invocation.timeout_s)
 
 
 @command()
@@ -102,7 +99,7 @@ _COLUMNS = (
 def release(
     invocation: Invocation,
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Take a lock away from whoever holds it; 3 when it is free.
@@ -116,4 +113,4 @@ def release(
     invocation.fields(found, rows_of(found, *_FIELDS))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"run": run, "list": list_, "show": show, "release": release}
+COMMANDS: dict[str, Leaf] = {"run": run, "list": list_, "show": show, "release": release}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import Annotated, Any
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -19,16 +17,17 @@ from cyoloctl.cli.invocation import (
     read_input,
 )
 from cyoloctl.cli.output import Column
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.control.table import path_for
 from cyoloctl.errors import Conflict
 from cyoloctl.machines.api import MAX_BODY_BYTES
 
 __all__ = ["COMMANDS"]
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the machine.")]
+NameArgument = Annotated[str, Argument(metavar="NAME", help="Name of the machine.")]
 ArgumentsArgument = Annotated[
     str | None,
-    typer.Argument(
+    Argument(
         metavar="[JSON | -]",
         help="Arguments by name, a JSON object; - reads it from stdin.",
         show_default=False,
@@ -57,7 +56,7 @@ def _bare(answer: Any) -> str:
 def apply(
     invocation: Invocation,
     name: NameArgument,
-    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="Name of the operation.")],
+    operation: Annotated[str, Argument(metavar="OPERATION", help="Name of the operation.")],
     arguments: ArgumentsArgument = None,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -76,7 +75,7 @@ def apply(
 def query(
     invocation: Invocation,
     name: NameArgument,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="Name of the query.")],
+    query: Annotated[str, Argument(metavar="QUERY", help="Name of the query.")],
     arguments: ArgumentsArgument = None,
     stale: StaleOption = False,
 ) -> None:
@@ -135,10 +134,10 @@ def check(
     invocation: Invocation,
     target: Annotated[
         str,
-        typer.Argument(metavar="MODULE:CLASS", help="The class; modules here and installed ones are found."),
+        Argument(metavar="MODULE:CLASS", help="The class; modules here and installed ones are found."),
     ],
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="A:B", help="Seeds A to B-1 for random operations and faults.")
+        str, Option("--seeds", metavar="A:B", help="Seeds A to B-1 for random operations and faults.")
     ] = "0:20",
 ) -> None:
     """Look for what would make nodes differ in a class that is to become a machine.  Needs no node.
@@ -205,4 +204,4 @@ def _show(found: dict[str, Any]) -> None:
     output.write(output.fields(rows))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"apply": apply, "query": query, "list": list_, "check": check}
+COMMANDS: dict[str, Leaf] = {"apply": apply, "query": query, "list": list_, "check": check}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -23,6 +21,7 @@ from cyoloctl.cli.invocation import (
 )
 from cyoloctl.cli.offline_ca import CaFileOption, certificate_for, read_offline_ca
 from cyoloctl.cli.output import Column, rows_of, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import UsageError
 from cyoloctl.model import parse_dialable_address, parse_hostname, parse_name
 from cyoloctl.text import Json
@@ -39,26 +38,24 @@ _NEXT = (
 )
 
 LearnerOption = Annotated[
-    bool, typer.Option("--learner", help="Admit a learner, which replicates and never votes.")
+    bool, Option("--learner", help="Admit a learner, which replicates and never votes.")
 ]
 WitnessOption = Annotated[
     bool,
-    typer.Option("--witness", help="Admit a voter without keys and gateway, which leads only in need."),
+    Option("--witness", help="Admit a voter without keys and gateway, which leads only in need."),
 ]
-NodeArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the member.")]
+NodeArgument = Annotated[str, Argument(metavar="NAME", help="Name of the member.")]
 
 
 @command()
 def invite(
     invocation: Invocation,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new node.")],
+    name: Annotated[str, Option("--name", metavar="NAME", help="Name of the new node.")],
     learner: LearnerOption = False,
     witness: WitnessOption = False,
-    ttl: Annotated[
-        str, typer.Option("--ttl", metavar="DURATION", help="Lifetime of the token, 60s to 7d.")
-    ] = "1h",
+    ttl: Annotated[str, Option("--ttl", metavar="DURATION", help="Lifetime of the token, 60s to 7d.")] = "1h",
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the token to a new file of mode 0600.")
+        Path | None, Option("--out", metavar="FILE", help="Write the token to a new file of mode 0600.")
     ] = None,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -189,7 +186,7 @@ def grant(
     invocation: Invocation,
     request: Annotated[
         str,
-        typer.Option(
+        Option(
             "--request",
             metavar="FILE|-",
             help="File that `node request` or `node renew --request` wrote; - is stdin.",
@@ -198,11 +195,11 @@ def grant(
     learner: LearnerOption = False,
     witness: WitnessOption = False,
     ttl: Annotated[
-        str, typer.Option("--ttl", metavar="DURATION", help="Time to bring the new node in, 60s to 90d.")
+        str, Option("--ttl", metavar="DURATION", help="Time to bring the new node in, 60s to 90d.")
     ] = "7d",
     ca_file: CaFileOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the grant to a new file.")
+        Path | None, Option("--out", metavar="FILE", help="Write the grant to a new file.")
     ] = None,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -301,7 +298,7 @@ def _renew(invocation: Invocation, client: Client, body: Json, out: Path | None)
 
 DryRunOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Change nothing; print the failure tolerance before and after."),
+    Option("--dry-run", help="Change nothing; print the failure tolerance before and after."),
 ]
 
 
@@ -381,7 +378,7 @@ def set_address(
     invocation: Invocation,
     name: NodeArgument,
     address: Annotated[
-        str, typer.Argument(metavar="HOST:PORT", help="Where the others reach it, such as 10.0.0.4:7443.")
+        str, Argument(metavar="HOST:PORT", help="Where the others reach it, such as 10.0.0.4:7443.")
     ],
     dry_run: DryRunOption = False,
     request_id: RequestIdOption = None,
@@ -413,9 +410,9 @@ def remove(
     name: NodeArgument,
     dry_run: DryRunOption = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Remove it even if the cluster loses its quorum; needs --yes.")
+        bool, Option("--force", help="Remove it even if the cluster loses its quorum; needs --yes.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Remove a member permanently.
@@ -449,7 +446,7 @@ def transfer_leadership(
     invocation: Invocation,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="NAME", help="New leader. [default: the most advanced voter]"),
+        Option("--to", metavar="NAME", help="New leader. [default: the most advanced voter]"),
     ] = None,
     dry_run: DryRunOption = False,
     request_id: RequestIdOption = None,
@@ -471,9 +468,9 @@ def set_host(
     invocation: Invocation,
     name: NodeArgument,
     host: Annotated[
-        str | None, typer.Argument(metavar="HOST", help="Host name, such as app-1.example.com.")
+        str | None, Argument(metavar="HOST", help="Host name, such as app-1.example.com.")
     ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Remove the host name.")] = False,
+    clear: Annotated[bool, Option("--clear", help="Remove the host name.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Give a member its host name: reverse proxies send requests for it to this member."""
@@ -487,7 +484,7 @@ def set_host(
     invocation.value(done, text_of(done["host"]))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "invite": invite,
     "invitations": invitations,
     "uninvite": uninvite,

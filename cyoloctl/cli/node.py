@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cyoloctl.cli import output
 from cyoloctl.cli.cluster import AdvertiseOption, GatewayOption, GatewayUrlOption, ListenOption
-from cyoloctl.cli.invocation import Invocation, command, parse_choice, parse_int64, read_secret
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_choice, parse_int64, read_secret
 from cyoloctl.cli.offline_ca import CaFileOption, read_offline_ca
 from cyoloctl.cli.output import Column
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import (
     Conflict,
     NotFound,
@@ -39,17 +37,17 @@ def start(
     invocation: Invocation,
     background: Annotated[
         bool,
-        typer.Option("--background", help="Return when the node is ready, or with the reason why it is not."),
+        Option("--background", help="Return when the node is ready, or with the reason why it is not."),
     ] = False,
     log_format: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--log-format", metavar="text|json", help="Format of the log lines. [default: as in node.yaml]"
         ),
     ] = None,
     log_level: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--log-level",
             metavar="debug|info|warning|error",
             help="Minimum log level. [default: as in node.yaml]",
@@ -57,15 +55,15 @@ def start(
     ] = None,
     socket_group: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--socket-group",
             metavar="GROUP",
             help="Group that may use gateway.sock, with the role of a gateway. [default: as in node.yaml]",
         ),
     ] = None,
-    ready_fd: Annotated[int | None, typer.Option("--ready-fd", hidden=True)] = None,
-    log_file: Annotated[str | None, typer.Option("--log-file", hidden=True)] = None,
-) -> None:
+    ready_fd: Annotated[int | None, Option("--ready-fd", hidden=True)] = None,
+    log_file: Annotated[str | None, Option("--log-file", hidden=True)] = None,
+) -> int | None:
     """Run the node, in the foreground unless --background.
 
     SIGTERM hands leadership over and stops it, as `node stop` does; SIGHUP
@@ -84,7 +82,7 @@ def start(
             launch.require_node(invocation.data_dir)
         from cyoloctl.node.run import run
 
-        status = run(
+        return run(
             invocation.data_dir,
             log_format=log_format,
             log_level=log_level,
@@ -92,8 +90,8 @@ def start(
             ready_fd=ready_fd,
             socket_group=socket_group,
         )
-        raise typer.Exit(status)
     _start_in_background(invocation, log_format=log_format, log_level=log_level, socket_group=socket_group)
+    return None
 
 
 def _start_in_background(
@@ -158,9 +156,7 @@ def _is_zombie(pid: int) -> bool:
 @command(timeout_s=30.0)
 def stop(
     invocation: Invocation,
-    force: Annotated[
-        bool, typer.Option("--force", help="Stop it even if that ends a cluster in memory.")
-    ] = False,
+    force: Annotated[bool, Option("--force", help="Stop it even if that ends a cluster in memory.")] = False,
 ) -> None:
     """Hand leadership over, stop the node, and return when it is gone. Safe to repeat.
 
@@ -271,11 +267,11 @@ def reload(invocation: Invocation) -> None:
 @command(connects=False)
 def join(
     invocation: Invocation,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the node, as invited.")],
+    name: Annotated[str, Option("--name", metavar="NAME", help="Name of the node, as invited.")],
     listen: ListenOption,
     token_file: Annotated[
         str,
-        typer.Option("--token-file", metavar="FILE|-", help="Join token from `member invite`; - is stdin."),
+        Option("--token-file", metavar="FILE|-", help="Join token from `member invite`; - is stdin."),
     ],
     advertise: AdvertiseOption = None,
     gateway: GatewayOption = None,
@@ -307,10 +303,10 @@ def join(
 @command(connects=False, timeout_s=None)
 def request(
     invocation: Invocation,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new node.")],
+    name: Annotated[str, Option("--name", metavar="NAME", help="Name of the new node.")],
     listen: ListenOption,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Write the request to a new file; it is no secret.")
+        Path, Option("--out", metavar="FILE", help="Write the request to a new file; it is no secret.")
     ],
     advertise: AdvertiseOption = None,
     gateway: GatewayOption = None,
@@ -347,7 +343,7 @@ def request(
 def accept(
     invocation: Invocation,
     grant: Annotated[
-        str, typer.Option("--grant", metavar="FILE|-", help="File that `member grant` wrote; - is stdin.")
+        str, Option("--grant", metavar="FILE|-", help="File that `member grant` wrote; - is stdin.")
     ],
 ) -> None:
     """Verify the grant of this node's request and write the node's files, offline.
@@ -399,11 +395,9 @@ def log(
     invocation: Invocation,
     first: Annotated[
         str | None,
-        typer.Option("--from", metavar="N", help="First log index. [default: so that the end shows]"),
+        Option("--from", metavar="N", help="First log index. [default: so that the end shows]"),
     ] = None,
-    limit: Annotated[
-        str, typer.Option("--limit", metavar="N", help="Most entries to show, 1 to 100000.")
-    ] = "20",
+    limit: Annotated[str, Option("--limit", metavar="N", help="Most entries to show, 1 to 100000.")] = "20",
 ) -> None:
     """Show entries of the node's log, read from its files; the node may run or not.
 
@@ -447,7 +441,7 @@ def inspect(
     invocation: Invocation,
     copy: Annotated[
         Path | None,
-        typer.Option("--copy", metavar="FILE", help="Also write the log to a new file, for `sqlite3`."),
+        Option("--copy", metavar="FILE", help="Also write the log to a new file, for `sqlite3`."),
     ] = None,
 ) -> None:
     """Show what the node holds durably, read from its files; the node may run or not.
@@ -495,11 +489,11 @@ def renew(
     invocation: Invocation,
     request: Annotated[
         Path | None,
-        typer.Option("--request", metavar="FILE", help="Write a request for `member grant` to a new file."),
+        Option("--request", metavar="FILE", help="Write a request for `member grant` to a new file."),
     ] = None,
     grant: Annotated[
         str | None,
-        typer.Option("--grant", metavar="FILE|-", help="Install what `member grant` wrote; - is stdin."),
+        Option("--grant", metavar="FILE|-", help="Install what `member grant` wrote; - is stdin."),
     ] = None,
     ca_file: CaFileOption = None,
 ) -> None:
@@ -547,11 +541,11 @@ def set_address(
     invocation: Invocation,
     listen: Annotated[
         str | None,
-        typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on from now on."),
+        Option("--listen", metavar="HOST:PORT", help="Address to listen on from now on."),
     ] = None,
     advertise: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--advertise",
             metavar="HOST:PORT",
             help="Address at which others reach it. [default: moves along with --listen]",
@@ -559,7 +553,7 @@ def set_address(
     ] = None,
     peer: Annotated[
         list[str] | None,
-        typer.Option("--peer", metavar="NAME=HOST:PORT", help="Where another member is now. Repeatable."),
+        Option("--peer", metavar="NAME=HOST:PORT", help="Where another member is now. Repeatable."),
     ] = None,
 ) -> None:
     """Change the addresses in node.yaml of a node that is stopped.
@@ -598,7 +592,7 @@ def set_address(
     invocation.hint(f"\nnext:\n  cyoloctl node start -d {directory} --background")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "start": start,
     "stop": stop,
     "reload": reload,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
+from cyoloctl.cli.parameters import Option
 from cyoloctl.text import Json
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ __all__ = ["CaFileOption", "certificate_for", "read_offline_ca"]
 
 CaFileOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--ca-file",
         metavar="FILE",
         help="CA that is kept offline (`cluster init --offline-ca`): the certificate is made here.",

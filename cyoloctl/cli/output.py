@@ -11,8 +11,7 @@ import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 from cyoloctl.errors import CyoloctlError
 
@@ -61,16 +60,14 @@ class OutputFailed(Exception):
     """The command was carried out, and its result cannot be written to stdout; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """A text of a table with its style: "", good, warn, bad, dim or bold."""
 
     text: str
     style: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table.
 
     identifier: other commands take what stands in it, so it is never hidden, cut or folded.  drop: turn in

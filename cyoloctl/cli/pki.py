@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, RequestIdOption, command, confirm, parse_duration_s
+from cyoloctl.cli.invocation import Invocation, Leaf, RequestIdOption, command, confirm, parse_duration_s
 from cyoloctl.cli.output import Cell, Column, text_of
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import UsageError
 
 __all__ = ["COMMANDS"]
@@ -79,20 +77,20 @@ def status(invocation: Invocation) -> None:
 def rotate_ca(
     invocation: Invocation,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Change nothing; print who takes part and what to renew.")
+        bool, Option("--dry-run", help="Change nothing; print who takes part and what to renew.")
     ] = False,
     overlap: Annotated[
         str,
-        typer.Option(
+        Option(
             "--overlap",
             metavar="DURATION",
             help="Minimum time for which both CAs are trusted, 0s to 366d; renew credentials meanwhile.",
         ),
     ] = "7d",
     abandon: Annotated[
-        bool, typer.Option("--abandon", help="Take back a rotation that not all members trust yet.")
+        bool, Option("--abandon", help="Take back a rotation that not all members trust yet.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
     request_id: RequestIdOption = None,
 ) -> None:
     """Give the cluster a new CA; the nodes exchange it by themselves.
@@ -126,4 +124,4 @@ def rotate_ca(
         invocation.hint("it goes on by itself; see how far it is: cyoloctl pki status")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"status": status, "rotate-ca": rotate_ca}
+COMMANDS: dict[str, Leaf] = {"status": status, "rotate-ca": rotate_ca}

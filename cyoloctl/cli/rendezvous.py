@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from typing import Annotated
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.claims import read_claims
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -22,6 +20,7 @@ from cyoloctl.cli.invocation import (
     read_secret,
 )
 from cyoloctl.cli.output import Column, rows_of, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import (
     InvalidInput,
     UsageError,
@@ -37,36 +36,32 @@ _POLL_S = 10.0
 
 IdOrCode = Annotated[
     str,
-    typer.Argument(metavar="ID|USER_CODE", help="Id, or user code in any spelling; - reads it from stdin."),
+    Argument(metavar="ID|USER_CODE", help="Id, or user code in any spelling; - reads it from stdin."),
 ]
 IdArgument = Annotated[
     str,
-    typer.Argument(metavar="ID", help="Id that `rendezvous start` printed; - reads it from stdin."),
+    Argument(metavar="ID", help="Id that `rendezvous start` printed; - reads it from stdin."),
 ]
 ByOption = Annotated[
     str | None,
-    typer.Option(
-        "--by", metavar="WHO", help="Name of whoever acts, for the record. [default: operator:LOGIN]"
-    ),
+    Option("--by", metavar="WHO", help="Name of whoever acts, for the record. [default: operator:LOGIN]"),
 ]
-DataOption = Annotated[
-    list[str] | None, typer.Option("--data", metavar="K=V", help="Named text; repeat for more.")
-]
+DataOption = Annotated[list[str] | None, Option("--data", metavar="K=V", help="Named text; repeat for more.")]
 
 
 TokenFileOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--token-file",
         metavar="FILE|-",
         help="File with the session token of the person for whom you act; - is stdin.",
     ),
 ]
 CookieNameOption = Annotated[
-    str, typer.Option("--cookie-name", metavar="NAME", help="Name of the cookie that carries the token.")
+    str, Option("--cookie-name", metavar="NAME", help="Name of the cookie that carries the token.")
 ]
 AudienceOption = Annotated[
-    str, typer.Option("--audience", metavar="HOST", help="Audience of the token. [default: anyone]")
+    str, Option("--audience", metavar="HOST", help="Audience of the token. [default: anyone]")
 ]
 _COOKIE = "cyolo-sid"
 
@@ -131,15 +126,13 @@ def _show(invocation: Invocation, record: Json) -> None:
 @command()
 def start(
     invocation: Invocation,
-    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="Purpose, a name such as mfa.")],
-    ttl: Annotated[str, typer.Option("--ttl", metavar="DURATION", help="Lifetime, 10s to 24h.")] = "5m",
+    kind: Annotated[str, Option("--kind", metavar="KIND", help="Purpose, a name such as mfa.")],
+    ttl: Annotated[str, Option("--ttl", metavar="DURATION", help="Lifetime, 10s to 24h.")] = "5m",
     data: DataOption = None,
     by: ByOption = None,
     public_key: Annotated[
         str | None,
-        typer.Option(
-            "--public-key", metavar="BASE64", help="X25519 public key to which the answer is sealed."
-        ),
+        Option("--public-key", metavar="BASE64", help="X25519 public key to which the answer is sealed."),
     ] = None,
     token_file: TokenFileOption = None,
     cookie_name: CookieNameOption = _COOKIE,
@@ -173,7 +166,7 @@ def wait(
     id: IdArgument,
     request_id: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--request-id",
             metavar="ID",
             help="Id under which the answer is redeemed: with the same id it is given again for 5 minutes, "
@@ -292,7 +285,7 @@ def list_(
     invocation: Invocation,
     state: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--state",
             metavar="|".join(_STATES),
             help="Show only this state.",
@@ -331,11 +324,11 @@ def _rule(policy: Json) -> tuple[str, str, str]:
 def policy(
     invocation: Invocation,
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="Purpose of rendezvous, such as mfa.")
+        str | None, Argument(metavar="[KIND]", help="Purpose of rendezvous, such as mfa.")
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--require",
             metavar="CLAIM=VALUE",
             help="Claim that the session of an approver must have, such as mfa=true; repeat for more.",
@@ -343,18 +336,16 @@ def policy(
     ] = None,
     require_string: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--require-string",
             metavar="CLAIM=TEXT",
             help="The same for a claim that is text, whatever it looks like.",
         ),
     ] = None,
-    allow_self: Annotated[
-        bool, typer.Option("--allow-self", help="Let whoever began it approve it.")
-    ] = False,
+    allow_self: Annotated[bool, Option("--allow-self", help="Let whoever began it approve it.")] = False,
     reset: Annotated[
         bool,
-        typer.Option("--reset", help="Return to the default: no claim, and nobody approves what they began."),
+        Option("--reset", help="Return to the default: no claim, and nobody approves what they began."),
     ] = False,
     request_id: RequestIdOption = None,
 ) -> None:
@@ -386,7 +377,7 @@ def policy(
         output.structured({"schema_version": 1, "policies": found}, invocation.mode)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "start": start,
     "claim": claim,
     "approve": approve,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
-import typer
-
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     command,
@@ -23,6 +21,7 @@ from cyoloctl.cli.invocation import (
     parse_duration_s,
 )
 from cyoloctl.cli.output import Column, text_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import ConfigError, CyoloctlError, Unavailable
 from cyoloctl.model import parse_hostname
 from cyoloctl.process import child_environment, until_terminated
@@ -37,12 +36,10 @@ __all__ = ["COMMANDS"]
 _EXEC_LIMIT_S = 60
 _CHECKS = {"nginx": "nginx -t -q -c {}", "haproxy": "haproxy -c -q -f {}"}
 
-FormatOption = Annotated[
-    str, typer.Option("--format", metavar="nginx|haproxy", help="Reverse proxy to write for.")
-]
+FormatOption = Annotated[str, Option("--format", metavar="nginx|haproxy", help="Reverse proxy to write for.")]
 PinOption = Annotated[
     str,
-    typer.Option(
+    Option(
         "--pin",
         metavar="soft|strict",
         help="Behaviour when the node of a host is down: soft lets the next one answer, strict answers 503.",
@@ -50,7 +47,7 @@ PinOption = Annotated[
 ]
 ListenOption = Annotated[
     str,
-    typer.Option(
+    Option(
         "--listen",
         metavar="HOST:PORT",
         help="Address on which the proxy listens. [default: 0.0.0.0:80, with TLS :443]",
@@ -58,22 +55,18 @@ ListenOption = Annotated[
 ]
 CertificateOption = Annotated[
     str | None,
-    typer.Option(
-        "--tls-certificate", metavar="FILE", help="Certificate chain and private key of the proxy, PEM."
-    ),
+    Option("--tls-certificate", metavar="FILE", help="Certificate chain and private key of the proxy, PEM."),
 ]
 BackendCaOption = Annotated[
     str | None,
-    typer.Option(
-        "--backend-tls-ca", metavar="FILE", help="CA of the gateways' certificates, when they use TLS."
-    ),
+    Option("--backend-tls-ca", metavar="FILE", help="CA of the gateways' certificates, when they use TLS."),
 ]
 FragmentOption = Annotated[
-    bool, typer.Option("--fragment", help="Write only what goes beside a configuration of your own.")
+    bool, Option("--fragment", help="Write only what goes beside a configuration of your own.")
 ]
 InFrontOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--tls-in-front",
         metavar="NETWORK",
         help="Address or network of whatever ends TLS in front of this proxy; its X-Forwarded-Proto and -For "
@@ -82,9 +75,9 @@ InFrontOption = Annotated[
 ]
 RunDirOption = Annotated[
     str | None,
-    typer.Option("--run-dir", metavar="DIR", help="Directory for the files of a proxy without root."),
+    Option("--run-dir", metavar="DIR", help="Directory for the files of a proxy without root."),
 ]
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Host name.")]
+HostArgument = Annotated[str, Argument(metavar="HOST", help="Host name.")]
 
 
 def _fetch(invocation: Invocation, *, stale: bool = False) -> Json:
@@ -178,7 +171,7 @@ def list_(invocation: Invocation, stale: StaleOption = False) -> None:
 @command()
 def which(
     invocation: Invocation,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Any text: a session, a user, a link.")],
+    key: Annotated[str, Argument(metavar="KEY", help="Any text: a session, a user, a link.")],
     stale: StaleOption = False,
 ) -> None:
     """Print the node of a key: rendezvous hashing (highest random weight) over the live members."""
@@ -250,10 +243,10 @@ def export(
 def watch(
     invocation: Invocation,
     proxy: FormatOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File that the proxy reads.")],
+    out: Annotated[Path, Option("--out", metavar="FILE", help="File that the proxy reads.")],
     exec_: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--exec",
             metavar="COMMAND",
             help="Command to run after the file changed, such as 'nginx -s reload'; no shell.",
@@ -261,7 +254,7 @@ def watch(
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--check",
             metavar="COMMAND",
             help="Command that accepts or refuses a new file, {}. [default: nginx -t, haproxy -c]",
@@ -269,9 +262,9 @@ def watch(
     ] = None,
     interval: Annotated[
         str,
-        typer.Option("--interval", metavar="DURATION", help="Interval between two looks, 1s to 1h."),
+        Option("--interval", metavar="DURATION", help="Interval between two looks, 1s to 1h."),
     ] = "2s",
-    once: Annotated[bool, typer.Option("--once", help="Write the file if needed, and return.")] = False,
+    once: Annotated[bool, Option("--once", help="Write the file if needed, and return.")] = False,
     pin: PinOption = "soft",
     listen: ListenOption = "",
     tls_certificate: CertificateOption = None,
@@ -370,7 +363,7 @@ class _Publisher:
         return done.outcome == "changed"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "list": list_,
     "which": which,
     "resolve": resolve,

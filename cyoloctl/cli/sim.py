@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_int64, parse_seeds
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_int64, parse_seeds
 from cyoloctl.cli.output import Cell, Column
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import Conflict, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -134,12 +133,10 @@ def _show(invocation: Invocation, document: dict[str, Any], tally: _Tally, elaps
 @command(connects=False, data_dir=False, timeout_s=None)
 def sim(
     invocation: Invocation,
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="A:B", help="Seeds A to B-1, one run each.")
-    ] = "0:100",
+    seeds: Annotated[str, Option("--seeds", metavar="A:B", help="Seeds A to B-1, one run each.")] = "0:100",
     faults: Annotated[
         str,
-        typer.Option(
+        Option(
             "--faults",
             metavar="LIST",
             help="Faults: all, none, or some of crash,disk,partition,slow,narrow,drop,pause,stall,clock,"
@@ -148,16 +145,14 @@ def sim(
     ] = "all",
     nodes: Annotated[
         str | None,
-        typer.Option(
-            "--nodes", metavar="N", help="Voters at the start, 1 to 9. [default: chosen by the seed]"
-        ),
+        Option("--nodes", metavar="N", help="Voters at the start, 1 to 9. [default: chosen by the seed]"),
     ] = None,
     jobs: Annotated[
         str | None,
-        typer.Option("--jobs", metavar="N", help="Number of processes. [default: one per core]"),
+        Option("--jobs", metavar="N", help="Number of processes. [default: one per core]"),
     ] = None,
     stop_on_failure: Annotated[
-        bool, typer.Option("--stop-on-failure", help="Stop at the first run that breaks an invariant.")
+        bool, Option("--stop-on-failure", help="Stop at the first run that breaks an invariant.")
     ] = False,
 ) -> None:
     """Look for lost, doubled or stale data in simulated clusters under faults.
@@ -186,4 +181,4 @@ def sim(
         raise Conflict(f"{count} runs broke an invariant: report it with the replay command")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"sim": sim}
+COMMANDS: dict[str, Leaf] = {"sim": sim}

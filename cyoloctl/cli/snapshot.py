@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     StaleOption,
     command,
     parse_duration_s,
@@ -20,6 +19,7 @@ from cyoloctl.cli.invocation import (
     read_input,
     read_secret,
 )
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import InternalError, Unavailable, UsageError
 from cyoloctl.paths import quoted
 
@@ -30,7 +30,7 @@ _MAX_IDENTITY_BYTES = 64 * 1024
 
 PassphraseOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--passphrase-file",
         metavar="FILE|-",
         help="Add the token keys, sealed under this passphrase, so that sessions go on after a restore.",
@@ -38,34 +38,30 @@ PassphraseOption = Annotated[
 ]
 ToNodeOption = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--to-node", metavar="CERT", help="Add the token keys, sealed to the node of this `key identity`."
     ),
 ]
 ToCaOption = Annotated[
     str | None,
-    typer.Option(
-        "--to-ca", metavar="SHA256", help="CA of that node's cluster, as its operator reads it out."
-    ),
+    Option("--to-ca", metavar="SHA256", help="CA of that node's cluster, as its operator reads it out."),
 ]
 EveryOption = Annotated[
     str | None,
-    typer.Option("--every", metavar="DURATION", help="A policy: how often, 1m to 366d; never takes it out."),
+    Option("--every", metavar="DURATION", help="A policy: how often, 1m to 366d; never takes it out."),
 ]
 KeepOption = Annotated[
-    str | None, typer.Option("--keep", metavar="N", help="Of the policy: how many of the newest stay.")
+    str | None, Option("--keep", metavar="N", help="Of the policy: how many of the newest stay.")
 ]
 DirectoryOption = Annotated[
-    Path | None, typer.Option("--dir", metavar="DIR", help="Of the policy: where the files are.")
+    Path | None, Option("--dir", metavar="DIR", help="Of the policy: where the files are.")
 ]
 
 
 @command(timeout_s=30.0)
 def save(
     invocation: Invocation,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="New file, made with mode 0600.")
-    ] = None,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="New file, made with mode 0600.")] = None,
     stale: StaleOption = False,
     passphrase_file: PassphraseOption = None,
     to_node: ToNodeOption = None,
@@ -191,7 +187,7 @@ def _copy(client: Any, begun: dict[str, Any], write: Callable[[bytes], None]) ->
 @command(connects=False, timeout_s=None)
 def inspect(
     invocation: Invocation,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that `snapshot save` wrote.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="File that `snapshot save` wrote.")],
 ) -> None:
     """Verify a snapshot file and show what it holds, offline."""
     from cyoloctl.node import restore
@@ -221,4 +217,4 @@ def inspect(
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"save": save, "inspect": inspect}
+COMMANDS: dict[str, Leaf] = {"save": save, "inspect": inspect}

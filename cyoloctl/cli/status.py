@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_seconds
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_seconds
 from cyoloctl.cli.output import Cell, Column, text_of
+from cyoloctl.cli.parameters import Option
 from cyoloctl.cli.screen import repeat
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader
 from cyoloctl.members.warnings import FSYNC_WARN_MS, warnings
@@ -240,11 +239,11 @@ def _watch(invocation: Invocation, interval_s: float) -> None:
 @command()
 def status(
     invocation: Invocation,
-    watch: Annotated[bool, typer.Option("--watch", help="Repeat until interrupted.")] = False,
+    watch: Annotated[bool, Option("--watch", help="Repeat until interrupted.")] = False,
     interval: Annotated[
-        str, typer.Option("--interval", metavar="DURATION", help="Refresh interval for --watch, 0.2s to 1h.")
+        str, Option("--interval", metavar="DURATION", help="Refresh interval for --watch, 0.2s to 1h.")
     ] = "2s",
-    check: Annotated[bool, typer.Option("--check", help="Exit 4 when anything needs attention.")] = False,
+    check: Annotated[bool, Option("--check", help="Exit 4 when anything needs attention.")] = False,
 ) -> None:
     """Show the cluster and its members.
 
@@ -263,4 +262,4 @@ def status(
     _raise_if_unhealthy(document, check)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"status": status}
+COMMANDS: dict[str, Leaf] = {"status": status}

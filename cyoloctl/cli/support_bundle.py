@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from cyoloctl.cli.doctor import asking, look
-from cyoloctl.cli.invocation import Invocation, command, read_input, secret_file
+from cyoloctl.cli.invocation import Invocation, Leaf, command, read_input, secret_file
+from cyoloctl.cli.parameters import Option
 from cyoloctl.errors import InvalidInput, UsageError
 from cyoloctl.paths import quoted
 
@@ -21,10 +20,10 @@ _MAX_IDENTITY_BYTES = 64 * 1024
 @command(connects=False)
 def support_bundle(
     invocation: Invocation,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="New file, made with mode 0600.")],
+    out: Annotated[Path, Option("--out", metavar="FILE", help="New file, made with mode 0600.")],
     seal_to: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--seal-to",
             metavar="FILE",
             help="Seal it to the node of this `key identity`, which alone can open it.",
@@ -32,9 +31,7 @@ def support_bundle(
     ] = None,
     open_: Annotated[
         Path | None,
-        typer.Option(
-            "--open", metavar="FILE", help="Open one that was sealed to the node of the data directory."
-        ),
+        Option("--open", metavar="FILE", help="Open one that was sealed to the node of the data directory."),
     ] = None,
 ) -> None:
     """Write a file for whoever is to help: findings, status, limits, versions, the end of the log.
@@ -127,4 +124,4 @@ def _open(invocation: Invocation, file: Path, out: Path) -> None:
     )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"support-bundle": support_bundle}
+COMMANDS: dict[str, Leaf] = {"support-bundle": support_bundle}

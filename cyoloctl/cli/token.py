@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
-
-import typer
 
 from cyoloctl.cli import output
 from cyoloctl.cli.claims import decode_json, read_claims
 from cyoloctl.cli.invocation import (
     Invocation,
+    Leaf,
     RequestIdOption,
     StaleOption,
     check_stdin,
@@ -26,6 +23,7 @@ from cyoloctl.cli.invocation import (
     read_secret,
 )
 from cyoloctl.cli.output import Column, rows_of
+from cyoloctl.cli.parameters import Argument, Option
 from cyoloctl.errors import (
     InvalidInput,
     OutcomeUnknown,
@@ -55,28 +53,28 @@ _LIFE = {"minimum_s": 1, "maximum_s": 366 * 86_400}
 
 TokenArgument = Annotated[
     str | None,
-    typer.Argument(
+    Argument(
         metavar="[TOKEN|-]",
         help="Token; - or nothing reads it from stdin, where other processes cannot see it.",
     ),
 ]
 CookieNameOption = Annotated[
-    str, typer.Option("--cookie-name", metavar="NAME", help="Name of the cookie that carries the token.")
+    str, Option("--cookie-name", metavar="NAME", help="Name of the cookie that carries the token.")
 ]
 AudienceOption = Annotated[
-    str, typer.Option("--audience", metavar="HOST", help="Audience of the token. [default: anyone]")
+    str, Option("--audience", metavar="HOST", help="Audience of the token. [default: anyone]")
 ]
 CookieOption = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--cookie",
         help="Treat the input as a Cookie: header; of several cookies of the name the one that opens counts.",
     ),
 ]
-TtlOption = Annotated[str, typer.Option("--ttl", metavar="DURATION", help="Lifetime without a refresh.")]
+TtlOption = Annotated[str, Option("--ttl", metavar="DURATION", help="Lifetime without a refresh.")]
 ClaimOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--claim",
         metavar="K=V",
         help="Claim; repeat for more. true, false, null, whole numbers and anything that begins with "
@@ -85,57 +83,53 @@ ClaimOption = Annotated[
 ]
 ClaimStringOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--claim-string", metavar="K=V", help="Claim that is text, whatever it looks like; repeat for more."
     ),
 ]
 ClaimJsonOption = Annotated[
     list[str] | None,
-    typer.Option("--claim-json", metavar="K=JSON", help="Claim that is JSON; repeat for more."),
+    Option("--claim-json", metavar="K=JSON", help="Claim that is JSON; repeat for more."),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="K=V", help="Set a claim, typed as --claim of `token mint`; repeat for more."
-    ),
+    Option("--set", metavar="K=V", help="Set a claim, typed as --claim of `token mint`; repeat for more."),
 ]
 SetStringOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set-string", metavar="K=V", help="Set a claim to text, whatever it looks like; repeat for more."
     ),
 ]
 SetJsonOption = Annotated[
     list[str] | None,
-    typer.Option("--set-json", metavar="K=JSON", help="Set a claim to JSON; repeat for more."),
+    Option("--set-json", metavar="K=JSON", help="Set a claim to JSON; repeat for more."),
 ]
 UnsetOption = Annotated[
-    list[str] | None, typer.Option("--unset", metavar="K", help="Remove a claim; repeat for more.")
+    list[str] | None, Option("--unset", metavar="K", help="Remove a claim; repeat for more.")
 ]
 MaxAgeOption = Annotated[
     str,
-    typer.Option("--max-age", metavar="DURATION", help="Maximum lifetime, however often it is refreshed."),
+    Option("--max-age", metavar="DURATION", help="Maximum lifetime, however often it is refreshed."),
 ]
 SetCookieOption = Annotated[
-    bool, typer.Option("--set-cookie", help="Print the whole Set-Cookie: line instead of the token.")
+    bool, Option("--set-cookie", help="Print the whole Set-Cookie: line instead of the token.")
 ]
 BatchOption = Annotated[
     bool,
-    typer.Option("--batch", help="One item per line on stdin, one JSON result per line on stdout, in order."),
+    Option("--batch", help="One item per line on stdin, one JSON result per line on stdout, in order."),
 ]
 KeyringOption = Annotated[
-    Path | None,
-    typer.Option("--keyring", metavar="FILE", help="Work offline with an exported key ring; no node."),
+    str | None,
+    Option("--keyring", metavar="FILE", help="Work offline with an exported key ring; no node."),
 ]
 PassphraseOption = Annotated[
     str | None,
-    typer.Option("--passphrase-file", metavar="FILE|-", help="Passphrase of --keyring."),
+    Option("--passphrase-file", metavar="FILE|-", help="Passphrase of --keyring."),
 ]
 QuorumOption = Annotated[
     bool,
-    typer.Option(
-        "--require-quorum", help="Ask a majority first, so that no revocation is missed; 75 without one."
-    ),
+    Option("--require-quorum", help="Ask a majority first, so that no revocation is missed; 75 without one."),
 ]
 
 
@@ -182,14 +176,15 @@ def _show(invocation: Invocation, document: Json, set_cookie: bool) -> None:
 # --- offline --------------------------------------------------------------------------------------
 
 
-def _issuer(keyring: Path, passphrase_file: str | None) -> Issuer:
+def _issuer(keyring: str, passphrase_file: str | None) -> Issuer:
     from cyoloctl.keys.keyring import Keyring
     from cyoloctl.keys.ring_file import import_ring
     from cyoloctl.tokens.issuer import Issuer
 
     assert passphrase_file is not None  # _check_options saw to it
     try:
-        data = keyring.read_bytes()
+        with open(keyring, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise file_error(keyring, error, "read the key ring from") from None
     ring = import_ring(data, passphrase=read_secret(passphrase_file, "passphrase"))
@@ -219,7 +214,7 @@ def _offline(issuer: Issuer, operation: str, item: Any, context: Json, **making:
 
 
 def _run(
-    invocation: Invocation, operation: str, body: Json, keyring: Path | None, passphrase_file: str | None
+    invocation: Invocation, operation: str, body: Json, keyring: str | None, passphrase_file: str | None
 ) -> Json:
     if keyring is None:
         return invocation.client().call(f"token_{operation}", body=body)
@@ -245,7 +240,7 @@ def _refuse(why: str, given: Mapping[str, object]) -> None:
 def _check_options(
     *,
     batch: bool,
-    keyring: Path | None,
+    keyring: str | None,
     passphrase_file: str | None,
     reads_stdin: bool,
     not_in_batch: Mapping[str, object],
@@ -304,7 +299,7 @@ def _batch(
     context: Json,
     options: Json,
     item_defaults: Json,
-    keyring: Path | None,
+    keyring: str | None,
     passphrase_file: str | None,
 ) -> None:
     """Answer every line of stdin in order; afterwards raise what the worst of the refusals was."""
@@ -347,6 +342,8 @@ def _asking(invocation: Invocation, operation: str, fixed: Json) -> Callable[[li
     fixed: the other fields of the body.  Updates are under one request id for all of
     stdin, from which that of each request follows, so the same lines get the same results.
     """
+    import hashlib  # here: it loads OpenSSL's libcrypto
+
     client = invocation.client()
     changes = operation == "update" and not fixed["keep_previous"]
     whole = invocation.announced(fixed.get("request_id")) if changes else None
@@ -382,14 +379,12 @@ def _offline_item(issuer: Issuer, operation: str, item: Any, context: Json) -> J
 @command()
 def mint(
     invocation: Invocation,
-    sub: Annotated[
-        str | None, typer.Option("--sub", metavar="SUBJECT", help="Subject of the session.")
-    ] = None,
+    sub: Annotated[str | None, Option("--sub", metavar="SUBJECT", help="Subject of the session.")] = None,
     claim: ClaimOption = None,
     claim_string: ClaimStringOption = None,
     claim_json: ClaimJsonOption = None,
     claims_file: Annotated[
-        str | None, typer.Option("--claims-file", metavar="FILE|-", help="Claims as a JSON object.")
+        str | None, Option("--claims-file", metavar="FILE|-", help="Claims as a JSON object.")
     ] = None,
     ttl: TtlOption = "15m",
     max_age: MaxAgeOption = "8h",
@@ -460,12 +455,10 @@ def inspect(
     cookie_name: CookieNameOption = "cyolo-sid",
     audience: AudienceOption = "",
     require_quorum: QuorumOption = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say why a token is rejected; for operators.")
-    ] = False,
+    explain: Annotated[bool, Option("--explain", help="Say why a token is rejected; for operators.")] = False,
     no_key: Annotated[
         bool,
-        typer.Option("--no-key", help="Open nothing: show version, key id and sizes, unverified; exits 77."),
+        Option("--no-key", help="Open nothing: show version, key id and sizes, unverified; exits 77."),
     ] = False,
     batch: BatchOption = False,
     keyring: KeyringOption = None,
@@ -521,7 +514,7 @@ def update(
     set_json: SetJsonOption = None,
     unset: UnsetOption = None,
     keep_previous: Annotated[
-        bool, typer.Option("--keep-previous", help="Keep the older copies of the session valid.")
+        bool, Option("--keep-previous", help="Keep the older copies of the session valid.")
     ] = False,
     cookie: CookieOption = False,
     cookie_name: CookieNameOption = "cyolo-sid",
@@ -613,10 +606,10 @@ def refresh(
 def revoke(
     invocation: Invocation,
     token: TokenArgument = None,
-    sid: Annotated[str | None, typer.Option("--sid", metavar="SID", help="Revoke this session.")] = None,
+    sid: Annotated[str | None, Option("--sid", metavar="SID", help="Revoke this session.")] = None,
     sub: Annotated[
         str | None,
-        typer.Option("--sub", metavar="SUBJECT", help="Revoke every session of a subject issued before now."),
+        Option("--sub", metavar="SUBJECT", help="Revoke every session of a subject issued before now."),
     ] = None,
     cookie: CookieOption = False,
     cookie_name: CookieNameOption = "cyolo-sid",
@@ -658,7 +651,7 @@ def _what(row: Mapping[str, Any]) -> str:
     return "all" if row["issued_before"] is None else f"issued until {row['issued_before']}"
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Leaf] = {
     "mint": mint,
     "inspect": inspect,
     "update": update,

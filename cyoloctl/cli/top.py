@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cyoloctl.cli import output
-from cyoloctl.cli.invocation import Invocation, command, parse_int64, parse_seconds
+from cyoloctl.cli.invocation import Invocation, Leaf, command, parse_int64, parse_seconds
 from cyoloctl.cli.output import Cell, Column
+from cyoloctl.cli.parameters import Option
 from cyoloctl.cli.screen import live_screen, repeat
 from cyoloctl.cli.status import duration, problem_lines
 from cyoloctl.errors import CyoloctlError
@@ -261,11 +260,11 @@ def _show_screen(nodes: _Nodes, interval_s: float, count: int | None) -> None:
 def top(
     invocation: Invocation,
     interval: Annotated[
-        str, typer.Option("--interval", metavar="DURATION", help="Time between two looks, 0.2s to 1h.")
+        str, Option("--interval", metavar="DURATION", help="Time between two looks, 0.2s to 1h.")
     ] = "2s",
     count: Annotated[
         str | None,
-        typer.Option("--count", metavar="N", help="Intervals before it ends. [default: until q or Ctrl-C]"),
+        Option("--count", metavar="N", help="Intervals before it ends. [default: until q or Ctrl-C]"),
     ] = None,
 ) -> None:
     """Show what every node does, live.
@@ -289,4 +288,4 @@ def top(
         return
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"top": top}
+COMMANDS: dict[str, Leaf] = {"top": top}

@@ -1,9 +1,8 @@
-"""The tree of commands.
+"""The tree of commands, as typer reads it: for command lines that are not plain (`plain`).
 
 Only the module of the command that was named is imported, and only that
-command is built: a trivial command must stay near the cost of importing
-typer (``tests/cli/test_startup.py``).  ``--help``, suggestions and
-the generated completions still see the whole tree.
+command is built.  ``--help``, suggestions and the generated completions
+still see the whole tree.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from importlib import import_module
 from typing import Annotated, Any, cast
 
 import typer
@@ -19,81 +17,15 @@ import typer.core
 import typer.main
 
 from cyoloctl import __version__
-from cyoloctl.cli.invocation import common_options
+from cyoloctl.cli.invocation import Leaf, common_parameters
+from cyoloctl.cli.modules import GROUPS, MODULES, PROGRAM
+from cyoloctl.cli.parameters import REQUIRED, Argument, Option, Parameter
+from cyoloctl.errors import Interrupted, UsageError
 
-__all__ = ["GROUPS", "LEAVES", "PROGRAM", "command_tree"]
+__all__ = ["command_tree", "run"]
 
-PROGRAM = "cyoloctl"
-
-_COMMON = common_options()
-
-#: Groups: name -> one line.
-GROUPS: dict[str, str] = {
-    "cluster": "Create a cluster, recover it from one disk, set its time.",
-    "node": "Run, stop, join, renew and inspect the node of a data directory.",
-    "config": "The configuration of a node: check node.yaml, show what is in force.",
-    "member": "Invite, list, renew and remove members; move leadership.",
-    "pki": "The certificate authority: its state and its exchange.",
-    "credentials": "Who may call the API: create, list, renew and revoke viewers, gateways and operators.",
-    "kv": "Keys and values: any data, with a revision for every change.",
-    "counter": "The replicated counters (signed 64-bit).",
-    "lock": "Locks: run a command on one node at a time; who holds which.",
-    "machine": "State machines of your own: apply their operations, ask their queries.",
-    "key": "The key ring of session tokens: rotate, inspect, carry to another network.",
-    "token": "Session tokens: mint, open, change, revoke.",
-    "rendezvous": "Transactions of several actors: begin, approve, redeem once.",
-    "route": "Host names and sticky keys; configurations for nginx and haproxy.",
-    "snapshot": "The replicated state in a file: save, verify, begin a new cluster with it.",
-    "audit": "The audit log: who changed what; list, export and verify it.",
-    "completion": "Completion scripts for shells.",
-    "help": "The help of any command (`cyoloctl help key list`), and reference texts.",
-}
-
-#: Commands directly under the root; the modules of the same names.
-LEAVES: tuple[str, ...] = (
-    "batch",
-    "bench",
-    "console",
-    "demo",
-    "dev",
-    "doctor",
-    "sim",
-    "status",
-    "top",
-    "support-bundle",
-)
-
-#: In the order of ``--help``: the module of a group or leaf, whose COMMANDS maps leaf names to functions.
-_MODULES: dict[str, Callable[[], Any]] = {
-    "dev": lambda: import_module("cyoloctl.cli.dev"),
-    "demo": lambda: import_module("cyoloctl.cli.demo"),
-    "cluster": lambda: import_module("cyoloctl.cli.cluster"),
-    "node": lambda: import_module("cyoloctl.cli.node"),
-    "config": lambda: import_module("cyoloctl.cli.config"),
-    "member": lambda: import_module("cyoloctl.cli.member"),
-    "status": lambda: import_module("cyoloctl.cli.status"),
-    "top": lambda: import_module("cyoloctl.cli.top"),
-    "console": lambda: import_module("cyoloctl.cli.console"),
-    "doctor": lambda: import_module("cyoloctl.cli.doctor"),
-    "support-bundle": lambda: import_module("cyoloctl.cli.support_bundle"),
-    "pki": lambda: import_module("cyoloctl.cli.pki"),
-    "credentials": lambda: import_module("cyoloctl.cli.credentials"),
-    "kv": lambda: import_module("cyoloctl.cli.kv"),
-    "counter": lambda: import_module("cyoloctl.cli.counter"),
-    "lock": lambda: import_module("cyoloctl.cli.lock"),
-    "machine": lambda: import_module("cyoloctl.cli.machines"),
-    "batch": lambda: import_module("cyoloctl.cli.batch"),
-    "token": lambda: import_module("cyoloctl.cli.token"),
-    "key": lambda: import_module("cyoloctl.cli.key"),
-    "rendezvous": lambda: import_module("cyoloctl.cli.rendezvous"),
-    "route": lambda: import_module("cyoloctl.cli.route"),
-    "snapshot": lambda: import_module("cyoloctl.cli.snapshot"),
-    "audit": lambda: import_module("cyoloctl.cli.audit"),
-    "bench": lambda: import_module("cyoloctl.cli.bench"),
-    "sim": lambda: import_module("cyoloctl.cli.sim"),
-    "completion": lambda: import_module("cyoloctl.cli.completion"),
-    "help": lambda: import_module("cyoloctl.cli.help"),
-}
+_COMMON = common_parameters()
+_COMMON_NAMES = frozenset(parameter.name for parameter in _COMMON)
 
 _EPILOG = (
     "Results go to stdout, everything else to stderr. `cyoloctl help exit-codes` lists what "
@@ -171,14 +103,14 @@ class _HelpGroup(_LazyGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args[0] in self.commands:
             return super().resolve_command(ctx, args)
-        return None, _leaf("help", _MODULES["help"]().show), [*_given(self.params, ctx.params), *args]
+        return None, _leaf("help", MODULES["help"]().show), [*_given(self.params, ctx.params), *args]
 
 
 def _given(parameters: Sequence[Any], values: Mapping[str, Any]) -> list[str]:
     """The common options of a group that were given, as words of a command line."""
     words = []
     for parameter in parameters:
-        value = values.get(parameter.name) if parameter.name in _COMMON else None
+        value = values.get(parameter.name) if parameter.name in _COMMON_NAMES else None
         for each in value if isinstance(value, list | tuple) else () if value is None else (value,):
             words.append(f"{parameter.opts[-1]}={each}")
     return words
@@ -191,17 +123,56 @@ def _plain_typer(**settings: Any) -> typer.Typer:
     )
 
 
-def _leaf(name: str, function: Callable[..., None]) -> Any:
+def _declared(parameter: Parameter) -> inspect.Parameter:
+    """A parameter as typer reads it from a function."""
+    ours = parameter.declared
+    annotation = parameter.annotation
+    if isinstance(ours, Option):
+        option = typer.Option(
+            *ours.names,
+            help=ours.help,
+            metavar=ours.metavar,
+            show_default=ours.show_default,
+            hidden=ours.hidden,
+            # A file that this user may not read is no usage error: file_error has words for it.
+            readable=False,
+        )
+        annotation = Annotated[annotation, option]
+    elif isinstance(ours, Argument):
+        argument = typer.Argument(
+            help=ours.help, metavar=ours.metavar, show_default=ours.show_default, readable=False
+        )
+        annotation = Annotated[annotation, argument]
+    return inspect.Parameter(
+        parameter.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if parameter.default is REQUIRED else parameter.default,
+        annotation=annotation,
+    )
+
+
+def _declare(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> None:
+    """Give a function of any keywords the parameters that typer is to see."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def _leaf(name: str, leaf: Leaf) -> Any:
+    def function(**values: Any) -> int | None:
+        return leaf(**values)
+
+    function.__doc__ = leaf.__doc__
+    _declare(function, [_declared(parameter) for parameter in leaf.parameters()])
     app = _plain_typer()
     app.command(name, cls=_Leaf)(function)
     return typer.main.get_command(app)
 
 
 def _group(name: str, root: typer.core.TyperGroup) -> Any:
-    commands: dict[str, Callable[..., None]] = _MODULES[name]().COMMANDS
+    commands: dict[str, Leaf] = MODULES[name]().COMMANDS
     lazy = cast("dict[str, Any]", _LazyCommands(tuple(commands), lambda leaf: _leaf(leaf, commands[leaf])))
     # The root's help shows the common options; here they are taken, and not shown again.
-    common = [copy.copy(parameter) for parameter in root.params if parameter.name in _COMMON]
+    common = [copy.copy(parameter) for parameter in root.params if parameter.name in _COMMON_NAMES]
     for option in common:
         cast("typer.core.TyperOption", option).hidden = True
     cls = _HelpGroup if name == "help" else _LazyGroup
@@ -229,14 +200,15 @@ def _root(**options: Any) -> None:
 _VersionOption = Annotated[
     bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
 ]
-_KEYWORD = inspect.Parameter.KEYWORD_ONLY
-_root.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by typer
+_declare(
+    _root,
     [
-        *(inspect.Parameter(name, _KEYWORD, default=None, annotation=kind) for name, kind in _COMMON.items()),
-        inspect.Parameter("version", _KEYWORD, default=False, annotation=_VersionOption),
-    ]
+        *map(_declared, _COMMON),
+        inspect.Parameter(
+            "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_VersionOption
+        ),
+    ],
 )
-_root.__annotations__ = {**_COMMON, "version": _VersionOption}
 
 
 def command_tree() -> typer.core.TyperGroup:
@@ -250,7 +222,33 @@ def command_tree() -> typer.core.TyperGroup:
     root = cast("typer.core.TyperGroup", typer.main.get_command(app))
 
     def build(name: str) -> Any:
-        return _group(name, root) if name in GROUPS else _leaf(name, _MODULES[name]().COMMANDS[name])
+        return _group(name, root) if name in GROUPS else _leaf(name, MODULES[name]().COMMANDS[name])
 
-    root.commands = cast("dict[str, Any]", _LazyCommands(tuple(_MODULES), build))
+    root.commands = cast("dict[str, Any]", _LazyCommands(tuple(MODULES), build))
     return root
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command of a line, read by typer: its exit status.  Raises what commands do, and UsageError."""
+    try:
+        result = command_tree().main(
+            args=list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=list(arguments)
+        )
+    except typer.TyperException as error:
+        raise _usage_error(error) from None
+    except typer.Abort:
+        raise Interrupted("interrupted") from None
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    """Our error for one of typer's, with the lines that help to repair the command."""
+    text = error.format_message().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return UsageError(text)
+    if isinstance(context.command, typer.core.TyperGroup) and text == "missing command":
+        names = ", ".join(context.command.commands)
+        return UsageError(f"missing command: one of {names}", context.get_help())
+    return UsageError(text, f"{context.get_usage()}\nTry '{context.command_path} --help'.")

@@ -17,7 +17,6 @@ from cyoloctl.web.steps import Blocking, Group, InLoop, consistency, operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
     from typing import Self
 
     from cyoloctl.audit.client import Audit
@@ -351,8 +350,8 @@ def _endpoints(
     credentials: str | os.PathLike[str] | None,
 ) -> list[Endpoint]:
     """What is meant by endpoints, a data directory and credentials.  Raises UsageError, ConfigError."""
-    from_dir = None if data_dir is None else _path(data_dir)
-    file = None if credentials is None else _path(credentials)
+    from_dir = None if data_dir is None else os.fspath(data_dir)
+    file = None if credentials is None else os.fspath(credentials)
     if given is None or (file is None and any(text.startswith("https://") for text in given)):
         from cyoloctl.paths import check_data_dir, find_node
 
@@ -369,12 +368,6 @@ def _endpoints(
 
         trust = read_credentials(file)
     return [parse_endpoint(text, trust, from_dir) for text in given]
-
-
-def _path(path: str | os.PathLike[str]) -> Path:
-    from pathlib import Path
-
-    return Path(path)
 
 
 def join_cluster(

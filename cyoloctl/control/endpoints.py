@@ -16,7 +16,6 @@ from cyoloctl.web.encoding import clean_text
 from cyoloctl.web.schema import check_name
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import TypeAlias
 
     from cyoloctl.control.tls_endpoints import TlsEndpoint, Trust
@@ -33,7 +32,7 @@ class UnixEndpoint:
     data_dir: the data directory that it was found by, None for one that was named.
     """
 
-    def __init__(self, text: str, path: str, data_dir: Path | None = None) -> None:
+    def __init__(self, text: str, path: str, data_dir: str | None = None) -> None:
         self.text = text
         self.path = path
         self._data_dir = data_dir
@@ -42,7 +41,7 @@ class UnixEndpoint:
         from cyoloctl.paths import quoted
 
         # The socket of a directory with a long path is elsewhere, under a name that leads back to nothing.
-        directory = os.fspath(self._data_dir or os.path.dirname(os.path.abspath(self.path)))
+        directory = self._data_dir or os.path.dirname(os.path.abspath(self.path))
         if os.path.lexists(os.path.join(directory, "node.yaml")):
             return f"start the node with: cyoloctl node start -d {quoted(directory)} --background"
         if self._data_dir is None:
@@ -77,7 +76,7 @@ class UnixEndpoint:
         return NotSent(why(error))
 
 
-def parse_endpoint(text: str, trust: Trust | None, data_dir: Path | None = None) -> Endpoint:
+def parse_endpoint(text: str, trust: Trust | None, data_dir: str | None = None) -> Endpoint:
     """The endpoint that a text names.  data_dir: where a socket's path is from.  Raises UsageError."""
     if text.startswith("unix://") and len(text) > len("unix://") and "\0" not in text:
         return UnixEndpoint(text, text[len("unix://") :], data_dir)

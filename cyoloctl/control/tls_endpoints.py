@@ -347,7 +347,7 @@ def _untrusted(endpoint: str, why: str) -> AccessDenied:
     )
 
 
-def read_credentials(path: Path) -> Trust:
+def read_credentials(path: str | os.PathLike[str]) -> Trust:
     """The trust in a credentials file.  Raises ConfigError if it is missing, open to others or damaged."""
     try:
         with open(path, "rb") as file:
@@ -377,7 +377,7 @@ def read_credentials(path: Path) -> Trust:
     return Trust(ca, cluster, certificate, key, source=f"credentials file {path}", members=members)
 
 
-def _read_key(path: Path, name: object) -> str:
+def _read_key(path: str | os.PathLike[str], name: object) -> str:
     """The private key beside a credentials file that was made on request.
 
     Raises ConfigError; KeyError when its name is not one.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cyoloctl.cli import main
-from cyoloctl.cli.tree import GROUPS, LEAVES
+from cyoloctl.cli.modules import GROUPS, LEAVES
 from cyoloctl.errors import error_classes
 from tools import generate
 from tools.generate import Command

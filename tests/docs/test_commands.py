@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cyoloctl.cli.tree import GROUPS, LEAVES, command_tree
+from cyoloctl.cli.modules import GROUPS, LEAVES
+from cyoloctl.cli.tree import command_tree
 from tests.docs.reading import GENERATED, ROOT, Text, blocks, pages, quotations, spans, strings
 
 PROGRAM = "cyoloctl"

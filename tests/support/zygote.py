@@ -141,14 +141,13 @@ def _import_everything() -> None:
 
 def _build_the_tree() -> None:
     """Every command is built once, here, and not in each child."""
-    from cyoloctl.cli import boundary
-    from cyoloctl.cli.tree import command_tree
+    from cyoloctl.cli import tree
 
-    tree = command_tree()
-    for group in tree.commands.values():
+    built = tree.command_tree()
+    for group in built.commands.values():
         for leaf in getattr(group, "commands", {}).values():
             assert leaf.name
-    boundary.command_tree = lambda: tree  # type: ignore[attr-defined]  # imported there, not exported
+    tree.command_tree = lambda: built
 
 
 def _become(case: Mapping[str, Any], captured: Sequence[IO[bytes]]) -> None:

@@ -99,7 +99,7 @@ def test_node_is_found_by_what_was_given_before_what_the_environment_says(tmp_pa
     assert found(tmp_path, "unix:///x", **listed)[::3] == (("unix:///x",), False)
     assert found(tmp_path, **listed).endpoints == ("unix:///a", "unix:///b")
     by_dir = found(tmp_path, data_dir=own, **listed)
-    assert (by_dir.endpoints, by_dir.data_dir) == ((f"unix://{own}/control.sock",), own)
+    assert (by_dir.endpoints, by_dir.data_dir) == ((f"unix://{own}/control.sock",), str(own))
     assert (by_dir.from_data_dir, by_dir.own_socket) == (True, True)
     assert found(tmp_path, CYOLOCTL_DATA_DIR=str(other)).endpoints == (f"unix://{other}/control.sock",)
 
@@ -110,10 +110,10 @@ def test_credentials_are_those_of_the_environment_or_of_the_data_directory(tmp_p
     (tmp_path / "operator.yaml").touch()
     mine = found(tmp_path, where, data_dir=tmp_path)
     assert (mine.credentials, mine.from_data_dir, mine.own_socket) == (
-        tmp_path / "operator.yaml",
+        str(tmp_path / "operator.yaml"),
         True,
         False,
     )
     theirs = found(tmp_path, where, data_dir=tmp_path, CYOLOCTL_CREDENTIALS="/c")
-    assert (theirs.credentials, theirs.from_data_dir) == (Path("/c"), False)
+    assert (theirs.credentials, theirs.from_data_dir) == ("/c", False)
     assert found(tmp_path, "unix:///x", data_dir=tmp_path).credentials is None

@@ -357,7 +357,7 @@ def test_write_private_without_a_directory_raises_storage_error(tmp_path: Path) 
 def test_default_data_dir_follows_user_and_environment(
     environ: dict[str, str], is_root: bool, expected: str
 ) -> None:
-    assert default_data_dir(environ, is_root) == Path(expected)
+    assert default_data_dir(environ, is_root) == expected
 
 
 def test_default_data_dir_without_a_home_says_what_to_do() -> None:
