@@ -171,7 +171,7 @@ def measure_cli(report: Report, ours: Cyoloctl, pairs: int) -> None:
             median["incr"] / median["typer"],
             "x importing typer",
             "<",
-            2.0,
+            1.0,
             f"{median['incr']:.0f} ms beside {median['typer']:.0f} ms (python -c 'import typer'):"
             f" medians of {pairs} alternating pairs, unix socket of the leader",
         )
