@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cyoloctl.cli import batch as cli_batch
 from cyoloctl.cli import main
 from cyoloctl.control.batch import MAX_LINE_BYTES, failed
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound, TokenRejected
@@ -106,6 +107,36 @@ def test_line_that_holds_no_operation_is_answered_in_its_place_and_the_rest_goes
     ]  # fmt: skip
     told = [each["error"]["message"].split(":")[0] for each in found if not each["ok"]]
     assert told == ["line 2", "line 4", "line 5"]
+
+
+def test_line_means_the_same_at_the_end_of_a_long_file_as_at_its_beginning(
+    serve: Serve, file: Callable[..., str], capsys: Capture
+) -> None:
+    odd = [
+        line("é", by=2**53),
+        line("\x7f", by="\x7f"),
+        line("f", by=1.5),
+        line("\ud800"),
+        line("deep", by={"a": [{"b": ":"}]}),
+        '{"id":"d","id":"e","op":"x"}\n',
+        '{"id":"d","op":"x","by":{"a":1,"a":2}}\n',
+        '{"id":"n","op":"x","by":NaN}\n',
+        '{"id":"n","op":"x","by":1e400}\n',
+        "{}\n",
+        "[1]\n",
+        "{\n",
+    ]
+    endpoint = serve(answering())
+    many = 2 * cli_batch._MANY
+    where = file(*odd, *(line(number) for number in range(many)), *odd)
+    assert main(["batch", where, "-e", endpoint.url, "--request-id", "r", "--timeout", "60"]) == 65
+    written = [re.sub("line [0-9]+:", "line N:", each) for each in capsys.readouterr().out.splitlines()]
+    assert len(written) == many + 2 * len(odd)
+    assert written[: len(odd)] == written[-len(odd) :]
+    sent = [each for _, _, body in endpoint.requests for each in body["operations"]]
+    good = len(sent) - many
+    assert good == 2 * 5
+    assert sent[:5] == sent[-5:]
 
 
 def test_exit_status_is_the_highest_among_the_results(
