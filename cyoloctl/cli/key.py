@@ -338,11 +338,12 @@ def import_(
 
 def _ring_in(path: Path) -> str:
     """The key ring in a file: of `key export`, or of a snapshot that holds one."""
-    from cyoloctl.snapshots.file import is_snapshot, read_snapshot_file
+    from cyoloctl.snapshots.file import is_snapshot, open_snapshot_file
 
     if not is_snapshot(path):
         return _read(path, "key ring")
-    ring = read_snapshot_file(path).key_ring
+    with open_snapshot_file(path) as saved:
+        ring = saved.key_ring()
     if not ring:
         raise InvalidInput(
             f"{path} is a snapshot without token keys: save it with --passphrase-file or --to-node"

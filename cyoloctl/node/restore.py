@@ -14,11 +14,11 @@ from cyoloctl.keys.operations import RESTORED_KEYS
 from cyoloctl.locks.machine import MAX_LOCKS
 from cyoloctl.model import RaftId
 from cyoloctl.node.config import Config
-from cyoloctl.paths import write_private
+from cyoloctl.paths import file_error, write_private
 from cyoloctl.pki.files import PKI_DIRECTORY, NodeFiles
 from cyoloctl.raft import SnapshotMeta, create_storage_from
 from cyoloctl.replicated.command import encode_command
-from cyoloctl.snapshots.file import Saved, read_snapshot_file
+from cyoloctl.snapshots.file import Saved, open_snapshot_file
 from cyoloctl.state import ClusterState
 from cyoloctl.text import rfc3339
 
@@ -28,7 +28,9 @@ __all__ = ["init_from_snapshot", "inspect_snapshot"]
 def _state_of(path: Path, saved: Saved) -> ClusterState:
     state = ClusterState()
     try:
-        state.restore(saved.state)
+        state.restore(saved.state())
+    except OSError as error:
+        raise file_error(path, error, "read") from None
     except StorageError as error:
         raise StorageError(f"{path} is damaged: {_cause(error)}; use another copy of it") from None
     return state
@@ -39,8 +41,8 @@ def inspect_snapshot(path: Path) -> dict[str, Any]:
 
     Raises InvalidInput, StorageError, VersionMismatch.
     """
-    saved = read_snapshot_file(path)
-    state, head = _state_of(path, saved), saved.head
+    with open_snapshot_file(path) as saved:
+        state, head = _state_of(path, saved), saved.head
     keys = [record for record in state.keys.records() if record.state != "destroyed"]
     return {
         "schema_version": 1,
@@ -84,12 +86,23 @@ def init_from_snapshot(
     Raises as it does, and as `inspect_snapshot`; AccessDenied for a wrong
     passphrase.
     """
-    saved = read_snapshot_file(path)
+    with open_snapshot_file(path) as saved:
+        return _begun(path, saved, passphrase, data_dir, make)
+
+
+def _begun(
+    path: Path,
+    saved: Saved,
+    passphrase: str | None,
+    data_dir: Path,
+    make: Callable[[Callable[[Config, NodeFiles], None]], dict[str, Any]],
+) -> dict[str, Any]:
+    """As `init_from_snapshot`, of a file that was verified."""
     state, head = _state_of(path, saved), saved.head
     if passphrase is not None and head.keys != "passphrase":
         held = "a key ring for one node" if head.keys else "no key ring"
         raise InvalidInput(f"{path} holds {held}: leave --passphrase-file out")
-    ring = None if passphrase is None else ring_file.import_ring(saved.key_ring, passphrase=passphrase)
+    ring = None if passphrase is None else ring_file.import_ring(saved.key_ring(), passphrase=passphrase)
 
     def found(config: Config, files: NodeFiles) -> None:
         command = encode_command(
@@ -109,7 +122,7 @@ def init_from_snapshot(
         create_storage_from(
             data_dir,
             SnapshotMeta(head.index, head.term, (), ()),
-            saved.state,
+            saved.parts(),
             cluster_id=config.cluster_id,
             founder=RaftId(config.name),
             command=command,

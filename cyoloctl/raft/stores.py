@@ -10,6 +10,7 @@ hand-edited configuration file cannot make a second cluster.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -68,12 +69,18 @@ def create_storage(data_dir: Path, *, cluster_id: str, name: str, founder: bool)
 
 
 def create_storage_from(
-    data_dir: Path, meta: SnapshotMeta, state: bytes, *, cluster_id: str, founder: RaftId, command: bytes
+    data_dir: Path,
+    meta: SnapshotMeta,
+    state: bytes | Iterable[bytes],
+    *,
+    cluster_id: str,
+    founder: RaftId,
+    command: bytes,
 ) -> None:
     """Make the journal and the snapshot of a new cluster's first member, which begins with an old state.
 
     meta: index and term with which the old log ended; the new one goes on from
-    there.  state: what the machine's snapshot was.  command: applied first.
+    there.  state: what the machine's snapshot was, whole or in parts.  command: applied first.
     Raises AlreadyExists, StorageError.
     """
     path = data_dir / JOURNAL_NAME

@@ -23,11 +23,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from cyoloctl.errors import InvalidInput, StorageError, VersionMismatch
 from cyoloctl.paths import exists_error, file_error, sync_directory
@@ -37,11 +40,12 @@ from cyoloctl.text import canonical_json
 __all__ = [
     "Head",
     "Saved",
-    "decode_snapshot",
+    "StateReader",
     "encode_head",
     "is_snapshot",
     "new_snapshot_file",
-    "read_snapshot_file",
+    "open_snapshot_file",
+    "verify_snapshot",
 ]
 
 FORMAT_VERSION = 1
@@ -79,14 +83,66 @@ class Head:
     keys_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
 class Saved:
-    """A snapshot that was read and verified.  sha256: of the file without its last 32 bytes, in hex."""
+    """A snapshot that was verified, and whose file is open.
 
-    head: Head
-    state: bytes
-    key_ring: bytes
-    sha256: str
+    sha256: of the file without its last 32 bytes, in hex.
+    """
+
+    def __init__(self, file: BinaryIO, path: str, head: Head, start: int, sha256: str) -> None:
+        """start: where in the file the state begins."""
+        self.head, self.sha256 = head, sha256
+        self._file, self._path, self._start = file, path, start
+        self._state_digest: bytes | None = None
+
+    def state(self) -> StateReader:
+        """The state, from its first byte on; one that is read by `ClusterState.restore`."""
+        self._file.seek(self._start)
+        return StateReader(self._file, self.head.state_bytes, self._same)
+
+    def parts(self) -> Iterator[bytes]:
+        """The state in parts.  Raises StorageError where it is not what was read before."""
+        source = self.state()
+        try:
+            while part := source.read(_READ_BYTES):
+                yield part
+        except ValueError as error:
+            raise StorageError(f"{self._path} is damaged, {error}: use another copy of it") from None
+        except OSError as error:
+            raise file_error(Path(self._path), error, "read") from None
+
+    def key_ring(self) -> bytes:
+        """What its key ring is, or nothing."""
+        self._file.seek(self._start + self.head.state_bytes)
+        return self._file.read(self.head.keys_bytes)
+
+    def _same(self, digest: bytes) -> bool:
+        """Whether the state is what it was when it was read first."""
+        if self._state_digest is None:
+            self._state_digest = digest
+        return digest == self._state_digest
+
+
+class StateReader:
+    """The state in an open file: a source to be read once."""
+
+    def __init__(self, file: BinaryIO, size: int, is_right: Callable[[bytes], bool]) -> None:
+        """is_right: asked at the end about the SHA-256 of all."""
+        self._file, self._left, self._is_right = file, size, is_right
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        """Up to so many of the next bytes; none at the end.
+
+        Raises OSError, and ValueError where they are not what they were before.
+        """
+        data = self._file.read(min(size, self._left))
+        self._digest.update(data)
+        self._left -= len(data)
+        cut = not data and size and self._left
+        if cut or (data and not self._left and not self._is_right(self._digest.digest())):
+            raise ValueError("it was changed while it was read")
+        return data
 
 
 def encode_head(head: Head) -> bytes:
@@ -149,50 +205,66 @@ def is_snapshot(path: Path) -> bool:
         return False
 
 
-def read_snapshot_file(path: Path) -> Saved:
-    """Read and verify a whole file.
+@contextmanager
+def open_snapshot_file(path: Path) -> Iterator[Saved]:
+    """A file that was read once and verified; its state is read from it again, and never held.
 
     Raises StorageError for one that is damaged, InvalidInput for what is no
     snapshot, VersionMismatch for one of a newer release, and what file_error gives.
     """
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+    with ExitStack() as opened:
+        try:
+            file: BinaryIO = opened.enter_context(open(path, "rb"))
+            status = os.fstat(file.fileno())
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                # What comes through a pipe comes once.
+                file = BytesIO(_all_of(file, path))
+                size = len(file.getbuffer())
             if size > MAX_FILE_BYTES:
                 raise InvalidInput(f"{path} is no snapshot: it has {size} bytes")
-            content = bytearray()
-            while piece := file.read(_READ_BYTES):
-                content += piece
-                if len(content) > MAX_FILE_BYTES:
-                    raise InvalidInput(f"{path} is no snapshot: it does not end")
-    except OSError as error:
-        raise file_error(path, error, "read") from None
-    return decode_snapshot(content, str(path))
+            saved = verify_snapshot(file, size, str(path))
+        except OSError as error:
+            raise file_error(path, error, "read") from None
+        yield saved
 
 
-def decode_snapshot(content: bytes | bytearray, path: str) -> Saved:
-    """The snapshot in these bytes, verified.  path: of the file, for messages.
+def _all_of(file: BinaryIO, path: Path) -> bytes:
+    content = bytearray()
+    while piece := file.read(_READ_BYTES):
+        content += piece
+        if len(content) > MAX_FILE_BYTES:
+            raise InvalidInput(f"{path} is no snapshot: it does not end")
+    return bytes(content)
 
-    Raises as `read_snapshot_file`.
+
+def verify_snapshot(file: BinaryIO, size: int, path: str) -> Saved:
+    """The snapshot in an open file of so many bytes.  path: of the file, for messages.
+
+    Raises as `open_snapshot_file`, and OSError.
     """
-    if content[:8] != _MAGIC or len(content) < _PREFIX.size + _DIGEST_BYTES:
+    prefix = file.read(_PREFIX.size)
+    if prefix[: len(_MAGIC)] != _MAGIC or size < _PREFIX.size + _DIGEST_BYTES:
         raise InvalidInput(f"{path} is no snapshot: use a file that `cyoloctl snapshot save` wrote")
-    body = memoryview(content)[:-_DIGEST_BYTES]
-    digest = hashlib.sha256(body)
-    if digest.digest() != content[-_DIGEST_BYTES:]:
+    body_bytes = size - _DIGEST_BYTES
+    digest, left = hashlib.sha256(prefix), body_bytes - _PREFIX.size
+    while left and (piece := file.read(min(left, _READ_BYTES))):
+        digest.update(piece)
+        left -= len(piece)
+    if digest.digest() != file.read(_DIGEST_BYTES):
         raise StorageError(f"{path} is damaged, its checksum is wrong: use another copy of it")
-    _, version, length = _PREFIX.unpack_from(content)
+    _, version, length = _PREFIX.unpack(prefix)
     if version != FORMAT_VERSION:
         raise VersionMismatch(
             f"{path} has format version {version}, this release reads {FORMAT_VERSION}: use the release that "
             "wrote it, or a newer one"
         )
     start = _PREFIX.size + length
-    head = _decode_head(bytes(body[_PREFIX.size : start])) if length <= _MAX_HEAD_BYTES else None
-    if head is None or start + head.state_bytes + head.keys_bytes != len(body):
+    file.seek(_PREFIX.size)
+    head = _decode_head(file.read(length)) if length <= min(_MAX_HEAD_BYTES, body_bytes) else None
+    if head is None or start + head.state_bytes + head.keys_bytes != body_bytes:
         raise StorageError(f"{path} is damaged, its head is wrong: use another copy of it")
-    end = start + head.state_bytes
-    return Saved(head, bytes(body[start:end]), bytes(body[end:]), digest.hexdigest())
+    return Saved(file, path, head, start, digest.hexdigest())
 
 
 def _decode_head(text: bytes) -> Head | None:

@@ -104,7 +104,7 @@ from cyoloctl.replicated.peer_calls import read_answer
 from cyoloctl.routing.haproxy import export_haproxy
 from cyoloctl.routing.nginx import export_nginx
 from cyoloctl.routing.table import Backend, ExportOptions, RoutingTable
-from cyoloctl.snapshots.file import Head, decode_snapshot, encode_head
+from cyoloctl.snapshots.file import Head, encode_head, verify_snapshot
 from cyoloctl.state import ClusterState
 from cyoloctl.text import canonical_json
 from cyoloctl.tokens import format as token_format
@@ -578,11 +578,11 @@ def _snapshot(data: bytes) -> None:
 def _saved_snapshot(data: bytes) -> None:
     for attempt in (data, _sealed_file(data)):
         try:
-            saved = decode_snapshot(attempt, "the file")
+            saved = verify_snapshot(BytesIO(attempt), len(attempt), "the file")
         except (StorageError, VersionMismatch, InvalidInput) as error:
             refused: CyoloctlError | None = error
         else:
-            assert encode_head(saved.head) + saved.state + saved.key_ring == attempt[:-32]
+            assert encode_head(saved.head) + b"".join(saved.parts()) + saved.key_ring() == attempt[:-32]
             refused = None
     if refused is not None:
         raise refused

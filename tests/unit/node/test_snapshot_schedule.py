@@ -11,7 +11,7 @@ from cyoloctl.errors import ConfigError, InvalidInput, NoLeader
 from cyoloctl.node import create
 from cyoloctl.node.config import load_config
 from cyoloctl.node.snapshot_schedule import SnapshotSchedule, set_policy
-from cyoloctl.snapshots.file import Head, read_snapshot_file
+from cyoloctl.snapshots.file import Head, open_snapshot_file
 from cyoloctl.snapshots.operations import Spooled
 from cyoloctl.snapshots.policy import SnapshotPolicy, parse_every
 
@@ -64,8 +64,8 @@ async def test_snapshot_is_taken_when_it_is_due_and_the_newest_stay(tmp_path: Pa
         taken = [name for name in world.names() if name.startswith("n1-2")]
         world.now += 3600
     assert taken == ["n1-20270115T100000Z.snapshot", "n1-20270115T110000Z.snapshot"]
-    saved = read_snapshot_file(tmp_path / taken[-1])
-    assert (saved.state, saved.head.index, saved.head.keys) == (b"abcdefgh", 9, "")
+    with open_snapshot_file(tmp_path / taken[-1]) as saved:
+        assert (b"".join(saved.parts()), saved.head.index, saved.head.keys) == (b"abcdefgh", 9, "")
     assert {"n10-20270115T080000Z.snapshot", "n1-by-hand.snapshot"} <= set(world.names())
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from cyoloctl.errors import AlreadyExists, ConfigError, InvalidInput, StorageError, VersionMismatch
-from cyoloctl.snapshots.file import Head, encode_head, is_snapshot, new_snapshot_file, read_snapshot_file
+from cyoloctl.snapshots.file import (
+    Head,
+    Saved,
+    encode_head,
+    is_snapshot,
+    new_snapshot_file,
+    open_snapshot_file,
+    verify_snapshot,
+)
 
 HEAD = Head(
     cluster_id="c" * 32,
@@ -36,6 +46,11 @@ def written(path: Path, head: Head = HEAD, *parts: bytes) -> bytes:
     return path.read_bytes()
 
 
+def opened(path: Path) -> Head:
+    with open_snapshot_file(path) as saved:
+        return saved.head
+
+
 def signed(content: bytes) -> bytes:
     return content + hashlib.sha256(content).digest()
 
@@ -43,8 +58,9 @@ def signed(content: bytes) -> bytes:
 def test_snapshot_is_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "s"
     content = written(path)
-    found = read_snapshot_file(path)
-    assert (found.head, found.state, found.key_ring) == (HEAD, STATE, RING)
+    with open_snapshot_file(path) as found:
+        assert (found.head, b"".join(found.parts()), found.key_ring()) == (HEAD, STATE, RING)
+        assert b"".join(found.parts()) == STATE
     assert found.sha256 == hashlib.sha256(content[:-32]).hexdigest()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in tmp_path.iterdir()] == ["s"]
@@ -86,7 +102,7 @@ def test_place_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file"), new_snapshot_file(tmp_path / "no" / "s"):
         pass
     with pytest.raises((InvalidInput, ConfigError)):
-        read_snapshot_file(tmp_path / "s")
+        opened(tmp_path / "s")
 
 
 @pytest.mark.parametrize("position", [9, 13, 40, 400, 1200, -33, -1])
@@ -96,7 +112,7 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, position: int) -> None:
     content[position] ^= 1
     path.write_bytes(content)
     with pytest.raises(StorageError, match="damaged"):
-        read_snapshot_file(path)
+        opened(path)
 
 
 @pytest.mark.parametrize("length", [0, 7, 8, 20, 44, 500, -1])
@@ -104,7 +120,7 @@ def test_file_that_was_cut_is_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "s"
     path.write_bytes(written(path)[:length])
     with pytest.raises((StorageError, InvalidInput)):
-        read_snapshot_file(path)
+        opened(path)
 
 
 def test_newer_format_is_told_apart_from_damage(tmp_path: Path) -> None:
@@ -113,14 +129,14 @@ def test_newer_format_is_told_apart_from_damage(tmp_path: Path) -> None:
     content[8] = 2
     path.write_bytes(signed(bytes(content)))
     with pytest.raises(VersionMismatch, match="format version 2"):
-        read_snapshot_file(path)
+        opened(path)
 
 
 def test_other_file_is_no_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_bytes(b"cyolosnp" + b"x" * 200)
     with pytest.raises(InvalidInput, match="is no snapshot"):
-        read_snapshot_file(path)
+        opened(path)
     assert not is_snapshot(path)
     assert not is_snapshot(tmp_path / "none")
 
@@ -142,4 +158,54 @@ def test_head_that_is_wrong_is_refused_though_its_checksum_is_right(tmp_path: Pa
     path = tmp_path / "s"
     written(path, head)
     with pytest.raises(StorageError, match="its head is wrong"):
-        read_snapshot_file(path)
+        opened(path)
+
+
+class Counted(BytesIO):
+    """A file in memory, and the most that was read from it at once."""
+
+    most = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.most = max(self.most, len(data))
+        return data
+
+
+def test_file_is_read_in_pieces_however_long_it_is() -> None:
+    """The most at once is a mebibyte, of the state too."""
+    state = b"s" * (5 * 2**20)
+    head = encode_head(replace(HEAD, state_bytes=len(state), keys_bytes=0))
+    content = signed(head + state)
+    file = Counted(content)
+    saved = verify_snapshot(file, len(content), "the file")
+    assert sum(map(len, saved.parts())) == len(state)
+    assert file.most == 2**20
+
+
+def test_state_that_changes_between_two_reads_is_told(tmp_path: Path) -> None:
+    path, state = tmp_path / "s", b"x" * 100_000  # more than is read ahead
+    content = written(path, replace(HEAD, state_bytes=len(state)), state, RING)
+    for change in (content.replace(b"xx", b"xy"), content[:60_000]):
+        path.write_bytes(content)
+        with open_snapshot_file(path) as saved:
+            assert b"".join(saved.parts()) == state
+            path.write_bytes(change)
+            with pytest.raises(StorageError, match="changed while it was read"):
+                _again(saved)
+
+
+def _again(saved: Saved) -> None:
+    assert b"".join(saved.parts()) != b""
+
+
+def test_snapshot_may_come_through_a_pipe(tmp_path: Path) -> None:
+    content = written(tmp_path / "s")
+    pipe, end = os.pipe()
+    try:
+        os.write(end, content)  # less than a pipe holds
+        os.close(end)
+        with open_snapshot_file(Path(f"/dev/fd/{pipe}")) as saved:
+            assert b"".join(saved.parts()) == STATE
+    finally:
+        os.close(pipe)
