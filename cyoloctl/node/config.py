@@ -54,6 +54,7 @@ __all__ = [
     "LogConfig",
     "LogFormat",
     "LogLevel",
+    "Profile",
     "config_of",
     "find_lines",
     "load_config",
@@ -80,7 +81,7 @@ _T = TypeVar("_T")
 
 _TOP = (
     *("schema_version", "name", "cluster", "listen", "advertise", "storage", "peers", "log", "gateway"),
-    *("socket_group", "snapshots", "witness", "offline_ca", "machines"),
+    *("socket_group", "snapshots", "witness", "offline_ca", "machines", "profile"),
 )
 _GATEWAY = (
     *("listen", "advertise", "url", "tls", "trusted_proxies", "metrics_clients", "allowed_hosts"),
@@ -89,6 +90,7 @@ _GATEWAY = (
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+Profile = Literal["standard", "small"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class Config:
     saves by itself; None: none.  witness: whether it votes without holding
     any key; the cluster knows, and this says so before the log is here.
     offline_ca: whether the key of the CA is with the operator and on no member.
-    machines: the classes of machines that users wrote, MODULE:CLASS.
+    machines: the classes of machines that users wrote, MODULE:CLASS.  profile:
+    the kind of machine that it runs on, which decides periods and bounds.
     """
 
     name: NodeName
@@ -128,6 +131,7 @@ class Config:
     witness: bool = False
     offline_ca: bool = False
     machines: tuple[str, ...] = ()
+    profile: Profile = "standard"
 
     def __post_init__(self) -> None:
         others = {name: address for name, address in self.peers.items() if name != self.name}
@@ -396,6 +400,7 @@ class _Fields:
         )
         offline_ca = tried("offline_ca", lambda: self._flag("offline_ca", False))
         machines = tried("machines", lambda: self._texts("machines", parse_target, ()))
+        profile = tried("profile", lambda: self._choice("profile", "standard", "small"))
         self._stop()
         return Config(
             name=name,
@@ -412,6 +417,7 @@ class _Fields:
             witness=witness,
             offline_ca=offline_ca,
             machines=machines,
+            profile=cast(Profile, profile),
         )
 
     def _cluster(self) -> tuple[ClusterId, NodeName]:

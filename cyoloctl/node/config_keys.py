@@ -44,6 +44,7 @@ def values(config: Config) -> dict[str, Any]:
         "witness": config.witness,
         "offline_ca": config.offline_ca,
         "machines": list(config.machines),
+        "profile": config.profile,
         "snapshots": None,
         "gateway": None,
     }

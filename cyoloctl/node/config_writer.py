@@ -11,7 +11,7 @@ import yaml
 
 from cyoloctl.errors import ConfigError
 from cyoloctl.model import Address
-from cyoloctl.node.config import SCHEMA_VERSION, Config, parse_config
+from cyoloctl.node.config import SCHEMA_VERSION, Config, Profile, parse_config
 from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.paths import write_node_file
 from cyoloctl.snapshots.policy import SnapshotPolicy
@@ -50,7 +50,7 @@ peers:{peers or " {}"}
 log:
   format: {config.log.format}
   level: {config.log.level}
-{_dump_witness(config.witness)}{_dump_offline_ca(config.offline_ca)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_machines(config.machines)}{_dump_snapshots(config.snapshots)}"""
+{_dump_witness(config.witness)}{_dump_offline_ca(config.offline_ca)}{_dump_socket_group(config.socket_group)}{_dump_gateway(config.gateway)}{_dump_machines(config.machines)}{_dump_profile(config.profile)}{_dump_snapshots(config.snapshots)}"""
 
 
 def _dump_witness(witness: bool) -> str:
@@ -87,6 +87,15 @@ def _dump_machines(machines: tuple[str, ...]) -> str:
     return f"""
 # The machines of your own, MODULE:CLASS, from the directory machines here or as installed.
 machines: [{listed}]
+"""
+
+
+def _dump_profile(profile: Profile) -> str:
+    if profile == "standard":
+        return ""
+    return f"""
+# The kind of machine: standard or small.  See docs/small.md.
+profile: {profile}
 """
 
 

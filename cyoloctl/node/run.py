@@ -44,6 +44,7 @@ from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, LogConfig, Lo
 from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.level_file import note_level, refuse_higher_level
 from cyoloctl.node.notify import take_supervisor
+from cyoloctl.node.profiles import PROFILES
 from cyoloctl.node.reload import Reloading, gateway_settings
 from cyoloctl.node.service import Service
 from cyoloctl.node.unfinished import sweep
@@ -222,6 +223,7 @@ class Node:
                 "listen": str(config.listen),
                 "release": __version__,
                 "storage": config.storage,
+                "profile": config.profile,
             },
         )
         if self._was_hung_up:
@@ -238,6 +240,7 @@ class Node:
     ) -> None:
         """Make the engine, the service on it and the server of its API, and tell them of each other."""
         config = self._config
+        profile = PROFILES[config.profile]
         machine = ClusterState(codes=self._codes, strangers=False)
         boots = count_start(journal) if config.storage == "disk" else 0
         self._engine = Engine(
@@ -265,6 +268,8 @@ class Node:
             on_call=self._on_call,
             membership_view=AppliedMembership(machine),
             stands_back=config.witness,
+            timing=profile.timing,
+            limits=profile.limits,
         )
         self.service = Service(
             config,

@@ -98,6 +98,12 @@ def test_dump_config_of_names_that_yaml_takes_for_other_types_reads_back_the_sam
     assert parse_config(dump_config(FULL)) == FULL
 
 
+def test_dump_config_of_a_small_node_reads_back_and_no_other_file_has_the_field() -> None:
+    small = replace(FULL, profile="small")
+    assert parse_config(dump_config(small)) == small
+    assert "profile" not in dump_config(FULL), "earlier releases take no other field"
+
+
 def test_dump_config_of_a_witness_reads_back_and_no_other_file_has_the_field() -> None:
     witness = replace(FULL, gateway=None, witness=True)
     assert parse_config(dump_config(witness)) == witness
@@ -193,6 +199,7 @@ DEFECTS = {
         1,
         "a witness has no gateway",
     ),
+    "a profile that does not exist": (MINIMAL + "profile: tiny\n", 6, 10, "use standard or small"),
     "witness is a word": (MINIMAL + "witness: maybe\n", 6, 10, "must be true or false"),
     "gateway without listen": (MINIMAL + "gateway: {url: 'https://a'}\n", 6, 10, "has no field 'listen'"),
     "gateway unknown field": (MINIMAL + "gateway: {listen: a:1, tsl: {}}\n", 6, 24, "did you mean 'tls'"),

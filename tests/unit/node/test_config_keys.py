@@ -55,6 +55,7 @@ NEEDS_RESTART = {
     "socket_group": replace(CONFIG, socket_group="www-data"),
     "witness": replace(CONFIG, witness=True),
     "machines": replace(CONFIG, machines=("hits:Hits",)),
+    "profile": replace(CONFIG, profile="small"),
     "gateway": replace(CONFIG, gateway=None),
     "gateway.listen": gateway(listen=ELSEWHERE),
 }
