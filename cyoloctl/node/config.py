@@ -7,7 +7,6 @@ error names file, line and column.  `config_writer` is the way back.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -573,6 +572,8 @@ class _Fields:
     def _only(self, *known: str) -> None:
         for text, key in self._keys.items():
             if text not in known and len(self._faults) < MAX_FAULTS:
+                import difflib
+
                 close = difflib.get_close_matches(text, known, 1)
                 hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(known)}"
                 wrong = self._error(key, f"{self._what} has an unknown field {text[:80]!r}: {hint}")

@@ -7,11 +7,12 @@ no leader's heartbeat is longer than half of what any member waits for one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cyoloctl.node.config import Profile
 from cyoloctl.raft import Limits, Timing
 
-__all__ = ["PROFILES", "ProfileSettings"]
+__all__ = ["PROFILES", "ProfileSettings", "engine_settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,11 @@ PROFILES: dict[Profile, ProfileSettings] = {
         ),
     ),
 }
+
+
+def engine_settings(profile: Profile) -> dict[str, Any]:
+    """The arguments by which an Engine differs from one with settings of its own."""
+    if profile == "standard":
+        return {}
+    found = PROFILES[profile]
+    return {"timing": found.timing, "limits": found.limits}

@@ -10,9 +10,9 @@ import os
 import ssl
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyoloctl.errors import ConfigError, CyoloctlError
-from cyoloctl.gateway.server import Gateway, tls_context
 from cyoloctl.gateway.settings import GatewaySettings
 from cyoloctl.node import logs
 from cyoloctl.node.config import CONFIG_NAME, Config, load_config
@@ -21,6 +21,9 @@ from cyoloctl.node.gateway_config import GatewayConfig
 from cyoloctl.node.service import Service
 from cyoloctl.paths import check_group
 from cyoloctl.text import Json
+
+if TYPE_CHECKING:
+    from cyoloctl.gateway.server import Gateway
 
 __all__ = ["Reloading", "gateway_settings"]
 
@@ -114,4 +117,6 @@ def _gateway_context(gateway: GatewayConfig | None) -> ssl.SSLContext | None:
     """TLS of a gateway, None where it has none.  Raises ConfigError."""
     if gateway is None or gateway.certificate is None:
         return None
+    from cyoloctl.gateway.server import tls_context
+
     return tls_context(gateway.certificate, str(gateway.key))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cyoloctl import __version__
 from cyoloctl.beat import until_beat
@@ -34,8 +34,6 @@ from cyoloctl.errors import (
     Unavailable,
     VersionMismatch,
 )
-from cyoloctl.gateway.server import Gateway
-from cyoloctl.gateway.settings import Limits as GatewayLimits
 from cyoloctl.machines.code import Code
 from cyoloctl.machines.loading import load_machines
 from cyoloctl.model import Address, NodeName, RaftId, parse_address, parse_name
@@ -44,7 +42,7 @@ from cyoloctl.node.config import CONFIG_NAME, KNOWN_PEERS, Config, LogConfig, Lo
 from cyoloctl.node.dialing import Dialer
 from cyoloctl.node.level_file import note_level, refuse_higher_level
 from cyoloctl.node.notify import take_supervisor
-from cyoloctl.node.profiles import PROFILES
+from cyoloctl.node.profiles import engine_settings
 from cyoloctl.node.reload import Reloading, gateway_settings
 from cyoloctl.node.service import Service
 from cyoloctl.node.unfinished import sweep
@@ -79,6 +77,9 @@ from cyoloctl.text import Json
 from cyoloctl.web.listener import Guest, Listener, raise_descriptor_limit
 from cyoloctl.web.lookup import Host
 from cyoloctl.web.strangers import Visitors, callers_limit, stranger_limits
+
+if TYPE_CHECKING:
+    from cyoloctl.gateway.server import Gateway
 
 __all__ = ["Node", "run"]
 
@@ -240,7 +241,6 @@ class Node:
     ) -> None:
         """Make the engine, the service on it and the server of its API, and tell them of each other."""
         config = self._config
-        profile = PROFILES[config.profile]
         machine = ClusterState(codes=self._codes, strangers=False)
         boots = count_start(journal) if config.storage == "disk" else 0
         self._engine = Engine(
@@ -268,8 +268,7 @@ class Node:
             on_call=self._on_call,
             membership_view=AppliedMembership(machine),
             stands_back=config.witness,
-            timing=profile.timing,
-            limits=profile.limits,
+            **engine_settings(config.profile),
         )
         self.service = Service(
             config,
@@ -314,6 +313,9 @@ class Node:
                 control_socket.with_name(GATEWAY_SOCKET), role="gateway", group_id=group_id
             )
         if config.gateway is not None and browsers is not None:
+            from cyoloctl.gateway.server import Gateway
+            from cyoloctl.gateway.settings import Limits as GatewayLimits
+
             limits = stranger_limits(self._descriptors, at_most=_MAX_BROWSERS)
             self._gateway = Gateway(
                 self.service.gateway,

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from cyoloctl.node.config import Profile
-from cyoloctl.node.profiles import PROFILES
+from cyoloctl.node.profiles import PROFILES, engine_settings
 from cyoloctl.raft import Limits, Timing
 
 PAIRS = list(itertools.product(PROFILES, repeat=2))
@@ -22,7 +22,13 @@ def test_every_profile_of_the_file_has_settings() -> None:
 
 
 def test_standard_is_what_the_engine_takes_by_itself() -> None:
+    assert engine_settings("standard") == {}
     assert (PROFILES["standard"].timing, PROFILES["standard"].limits) == (Timing(), Limits())
+
+
+def test_small_engine_is_given_the_periods_and_bounds_of_its_profile() -> None:
+    small = PROFILES["small"]
+    assert engine_settings("small") == {"timing": small.timing, "limits": small.limits}
 
 
 @pytest.mark.parametrize(("leader", "follower"), PAIRS)
