@@ -56,17 +56,17 @@ class Client:
         self._connection.close()
 
 
-def fill(target: str, keys: int, value_bytes: int, clients: int) -> float:
-    """Put so many keys, 64 of them in each transaction; the seconds that it took."""
+def fill(target: str, keys: int, value_bytes: int, clients: int, *, first: int = 0) -> float:
+    """Put the keys from the first to so many, 64 in each transaction; the seconds that it took."""
     per_batch = max(1, min(_STEPS, 200_000 // max(1, value_bytes)))
-    batches = range(0, keys, per_batch)
+    batches = range(first, keys, per_batch)
 
     def work(share: int) -> None:
         client = Client(target)
-        for first in batches[share::clients]:
+        for start in batches[share::clients]:
             puts = [
                 {"op": "put", "key": f"key/{n:09d}", "value_base64": _value(n, value_bytes)}
-                for n in range(first, min(keys, first + per_batch))
+                for n in range(start, min(keys, start + per_batch))
             ]
             client.post("/v1/kv/txn", {"then": puts})
         client.close()
@@ -150,24 +150,21 @@ class Bench:
         self._system, self._leader, self._value_bytes = system, leader, value_bytes
         self._follower, self._other = (member for member in system.members if member is not leader)
         self.found: dict[str, Any] = {"keys": keys, "value_bytes": value_bytes, "phases": {}, "rss_mb": {}}
-        self._during("fill", lambda: self._fill(keys))
+        self.during("fill", lambda: self._fill(keys))
 
     def measure(self, seconds: float) -> None:
         """Everything else.  seconds: of the quiet phase."""
-        self._during("quiet", lambda: time.sleep(seconds))
-        self._during("snapshot of the log", self._compact)
-        copy = self._system.scratch / "copy.snapshot"
-        leader_data = self._system.data(self._leader)
-        self._during(
-            "snapshot save", lambda: self._system.cli("snapshot", "save", str(copy), "-d", leader_data)
-        )
+        self.during("quiet", lambda: time.sleep(seconds))
+        self.during("snapshot of the log", self.compact)
+        self.during("snapshot save", self.save)
         self._system.kill(self._follower)
         fill(self._leader.target, 20_000, 600, 4)
         wanted = _raft(self._leader, self._system)["applied_index"]
-        self._during("follower receives and installs", lambda: self._return(wanted))
+        self.during("follower receives and installs", lambda: self._return(wanted))
         self._restart()
 
-    def _during(self, name: str, act: Callable[[], object]) -> None:
+    def during(self, name: str, act: Callable[[], object]) -> None:
+        """Measure puts beside what is done."""
         probe = Probe(self._leader.target)
         started = time.monotonic()
         try:
@@ -183,7 +180,7 @@ class Bench:
         self.found["fill_s"] = fill(self._leader.target, keys, self._value_bytes, 8)
         self.found["disk_mb"] = _disk_mb(self._leader)
 
-    def _compact(self) -> None:
+    def compact(self) -> None:
         """Write until the leader has saved a snapshot."""
         snapshot = Path(self._system.data(self._leader)) / "snapshot"
         before = snapshot.stat().st_mtime_ns if snapshot.exists() else 0
@@ -192,6 +189,11 @@ class Bench:
             if time.monotonic() > deadline:
                 raise BenchmarkError("no snapshot was saved")
             fill(self._leader.target, 640, min(self._value_bytes, 1000), 1)
+
+    def save(self) -> None:
+        """Read a copy of the state from the leader."""
+        copy = self._system.scratch / "copy.snapshot"
+        self._system.cli("snapshot", "save", str(copy), "-d", self._system.data(self._leader))
 
     def _return(self, index: int) -> None:
         self._system.start_member(self._follower)

@@ -379,10 +379,15 @@ class Cyoloctl(Base):
         self.start_member(member)
 
     def add(self, *, timeout_s: float = START_S) -> Member:
-        """One more member, a voter with everything that the others hold."""
+        """One more member: a voter, which the others make it once it holds what they hold."""
         member = self._new_member(free_ports(1)[0])
         self._join(member)
-        until(f"{member.name} is a voter", lambda: self._alive() and self.healthy(), timeout_s=timeout_s)
+
+        def votes() -> bool:
+            voters = self.status(member).get("cluster", {}).get("voters")
+            return self._alive() and bool(voters == len(self.members))
+
+        until(f"{member.name} is a voter", votes, timeout_s=timeout_s)
         return member
 
     def _alive(self) -> bool:
