@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import tables
-from benchmarks.disks import measure_disks
+from benchmarks.disks import measure_disks, slow_syncs
 from benchmarks.failover import measure_failover
 from benchmarks.nats import Nats
 from benchmarks.operations import COUNTER
@@ -71,6 +71,8 @@ def measure(options: argparse.Namespace, report: Report) -> None:
         report.machine = machine_facts(scratch)
         ours = Cyoloctl(scratch)
         peers = [_peer(options, name, scratch, ()) for name in options.peers]
+        if "disks" in options.only:
+            slow_syncs(max(options.delays))  # a missing program is told before anything is measured
         _describe(options, report, [ours, *peers])
         if set(options.only) - {"disks"}:
             with ExitStack() as running:

@@ -73,7 +73,7 @@ def growth_plots(report: Json) -> dict[str, str]:
     """By file name, the plots that a run suffices for."""
     made: dict[str, str] = {}
     nodes, keys, history = (_points(report, section) for section in _TITLES)
-    cost = Axis("µs of processor time per write, all members")
+    cost = Axis("µs of processor time per write, all members", log=True)
     if nodes:
         at = tuple(float(n) for n in sorted({point["at"] for point in nodes}))
         title = "An increment at the leader, by the number of nodes"

@@ -39,3 +39,10 @@ def test_compare_without_etcd_says_what_to_install_and_writes_no_report(tmp_path
     assert done.returncode == 1
     assert "apt-get install etcd-server" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_compare_without_strace_says_so_before_it_measures(tmp_path: Path) -> None:
+    done = compare("--peers", "--only", "memory", "disks", path=str(tmp_path))
+    assert done.returncode == 1
+    assert "apt-get install strace" in done.stderr
+    assert "resident memory" not in done.stderr
