@@ -82,8 +82,9 @@ def call_get(node: Node, operation: str, **query: Any) -> dict[str, Any]:
 
 
 def unused(code: str, count: int) -> list[str]:
-    """Codes that nobody has."""
-    return [code[:-2] + first + second for first in "BCD" for second in "BCDFGH"][:count]
+    """Codes that nobody has: like this one, but for the last two letters."""
+    others = (code[:-2] + first + second for first in "BCD" for second in "BCDFGH")
+    return [other for other in others if other != code][:count]
 
 
 class Waiter:
