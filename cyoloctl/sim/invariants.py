@@ -18,7 +18,6 @@ little, so all of them run after every turn of every node:
   has room, and every state can be restored [bounds];
 - the level never falls, is raised only to what every member announced, and nothing above it is carried out;
 - nothing is ever sealed to a witness, and a witness stays one;
-- sealed values are what was put, and no log, snapshot or message has one in clear [sealed];
 - a client that was told that its write was not applied was told the truth, for
   good, and one that was given an answer has that of a committed entry;
 - term, vote and acknowledged entries are on disk before a message tells of
@@ -51,7 +50,6 @@ from cyoloctl.sim.disk import Disk
 from cyoloctl.sim.model import Model
 from cyoloctl.sim.releases import LevelJudge
 from cyoloctl.sim.replay import answers_digest
-from cyoloctl.sim.sealed_judge import SealedJudge
 from cyoloctl.sim.timeline import Timeline
 from cyoloctl.sim.told import Told
 from cyoloctl.sim.witnesses import sealed_to_witness
@@ -242,7 +240,6 @@ class WatchedMachine:
             # Later, when more was applied: it is the state of the moment all the same.
             last = b""
             for part in encode():
-                self._watch.in_clear(self._node, "a snapshot", last + part)
                 yield part
                 last = part[-32:]
             if index is not None:
@@ -319,7 +316,6 @@ class Invariants:
         self.model = Model(tables)
         self.bounds = Bounds(tables)
         self.levels: LevelJudge | None = None  # where there are levels
-        self.sealed: SealedJudge | None = None  # where somebody seals values
         self.committed: dict[int, tuple[bytes, int]] = {}
         self.top = 1  # the highest committed index
         self.observed = 0  # the highest index that a client has seen the effect of
@@ -338,17 +334,11 @@ class Invariants:
     def holds(self, node: Member, entry: Entry, before: int) -> None:
         """A node's log has this entry after one of the term `before`; -1: this one is the base."""
         command, index, term = entry
-        self.in_clear(node, "its log", command)
         if before < 0:
             return  # a base need not keep its command, nor what was before it
         known = self._entries.setdefault((index, term), (command, before))
         if known != (command, before):
             self.time.fail("log matching", f"{node.name} has another entry {index} of term {term}")
-
-    def in_clear(self, node: Member, where: str, what: object) -> None:
-        """Something that a node writes or sends: none of it is a value that was to be sealed."""
-        if self.sealed is not None and self.sealed.tells(what):
-            self.time.fail("sealed", f"{node.name} has a sealed value in clear in {where}")
 
     def drops(self, node: Member, entry: Entry) -> None:
         """A node's log loses this entry."""
@@ -394,9 +384,6 @@ class Invariants:
                 sealed = None if "error" in answer else sealed_to_witness(state, request)
                 if sealed is not None:
                     self.time.fail("witness", f"{node.name} at {index}: {sealed}")
-                wrong = None if self.sealed is None else self.sealed.applied(request, answer, state)
-                if wrong is not None:
-                    self.time.fail("sealed", f"{node.name} at {index}: {wrong}")
         elif known != (item, result):
             claim = f"{node.name} applied {item!r} -> {result!r} at {index}, another node {known}"
             self.time.fail("state machine safety", claim)
@@ -460,8 +447,6 @@ class Invariants:
     def sending(self, node: Member, peer: str, message: dict[str, Any]) -> None:
         """Figure 2: on stable storage before responding."""
         kind = message["type"]
-        if kind != "append_entries":  # whose entries are in its log
-            self.in_clear(node, kind, message)
         replica = node.replica
         if replica is not None and replica.failed is not None:
             self.time.fail("silence", f"{node.name} sends {kind} after its disk failed")
@@ -569,6 +554,7 @@ class Invariants:
     def _leads(self, node: Member, term: int) -> None:
         self.time.count("leader")
         self.time.log("%s leads in term %d", node.name, term)
+        self.time.led_at[node.name] = self.time.now
         key = (node.name, node.life)
         if self._leaders.setdefault(term, key) != key:
             claim = f"{node.name} and {self._leaders[term][0]} both lead in term {term}"

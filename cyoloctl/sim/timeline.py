@@ -53,6 +53,8 @@ class Timeline:
         self.monotonic_faults = False
         self.acting = ""
         self.witness: Witness | None = None
+        self.led_at: dict[str, float] = {}
+        """Node -> when it began to lead last."""
         self._disturbed: dict[object, float] = {}
         self.handing_over_until = 0.0
         self._events: list[tuple[float, int, Callable[[], object]]] = []
