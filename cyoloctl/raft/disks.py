@@ -59,6 +59,7 @@ SHORT_PAUSE_S = 2.0
 _RECENT_S = 30.0
 _RECENT = 32
 _FEWEST = 5
+_LOOK_EVERY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,17 @@ class SyncTimes:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._count = 0
+        self.lately_ms = 0.0
+        """`typical_ms` when some syncs ago it was looked at, which costs more than a sync should."""
 
     def observe(self, now: float, took_s: float) -> None:
         """A sync ended.  now: seconds, monotonic."""
         self._recent.append((now, took_s))
+        self._count += 1
+        if self._count % _LOOK_EVERY == 0:
+            typical_ms = self.typical_ms(now)
+            self.lately_ms = self.lately_ms if typical_ms is None else typical_ms
 
     def typical_ms(self, now: float) -> float | None:
         """The median of the last syncs in milliseconds; None when too few were made lately to tell."""

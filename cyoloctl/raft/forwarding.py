@@ -45,7 +45,7 @@ class Forwarding:
     def __init__(self, core: Core, pending: ProposalQueue, machine: StateMachine) -> None:
         """pending: what waits at this node, its own and, while it leads, its peers'."""
         self._core = core
-        self._pending = pending
+        self.pending = self._pending = pending
         self._machine = machine
         self._forwarded: dict[int, _Forwarded] = {}
         self._bytes = 0

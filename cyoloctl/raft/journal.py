@@ -25,6 +25,7 @@ from typing import Protocol
 from cyoloctl.errors import InternalError, StorageError
 from cyoloctl.metrics.counts import Histogram
 from cyoloctl.raft.disks import SyncTimes
+from cyoloctl.raft.turns import Steps
 from cyoloctl.text import canonical_json
 
 __all__ = [
@@ -246,7 +247,8 @@ class Journal:
         self._durable = record
         # Entries up to here are in the store as they are in memory.
         self._clean_to = record.last_index
-        self._pending = False
+        self._pending = self._flush_is_due = False
+        self._writing: _Writing | None = None
 
     @property
     def first_index(self) -> int:
@@ -272,8 +274,14 @@ class Journal:
         return ordered[(len(ordered) * 99 - 1) // 100] * 1000.0
 
     def slow_sync_ms(self) -> float | None:
-        """How long the last slow sync took, in milliseconds; None when all were fast for `SLOW_SHOWN_S`."""
-        if self._slow is None or self._clock() - self._slow[0] > SLOW_SHOWN_S:
+        """How long the last slow sync took, or takes, in milliseconds; None when all were fast for
+        `SLOW_SHOWN_S`.
+        """
+        now = self._clock()
+        writing = self._writing
+        if writing is not None and writing.began_at is not None and now - writing.began_at >= SLOW_SYNC_S:
+            return (now - writing.began_at) * 1000.0
+        if self._slow is None or now - self._slow[0] > SLOW_SHOWN_S:
             return None
         return self._slow[1] * 1000.0
 
@@ -281,12 +289,20 @@ class Journal:
         """How long a sync takes at present, in milliseconds: see `SyncTimes`."""
         return self._sync_times.typical_ms(self._clock())
 
+    def is_slower_than(self, limit_ms: float) -> bool:
+        """Whether a sync takes longer at present, which is looked at after every few of them."""
+        return self._sync_times.lately_ms >= limit_ms
+
     def entry(self, index: int) -> Entry | None:
         """The entry at an index, the base included; None outside the log."""
         if not self.entries:
             return None
         position = index - self.entries[0][1]
         return self.entries[position] if 0 <= position < len(self.entries) else None
+
+    def is_term_durable(self) -> bool:
+        """Whether a restart, at any moment, finds the present term."""
+        return self.term == self._durable.term
 
     def append(self, index: int, term: int, command: bytes) -> None:
         """Add one entry.  In an empty journal it becomes the base, which is committed.
@@ -396,6 +412,8 @@ class Journal:
 
     def find_room(self) -> bool:
         """Fill the reserve up where there is room; whether the disk has room for entries."""
+        if self._writing is not None:  # the store is not ours now
+            return not self._store.is_short()
         return self.failed is None and self._store.find_room()
 
     def sync(self) -> None:
@@ -403,25 +421,39 @@ class Journal:
 
         Nothing pending: returns at once.  Raises StorageError, from then on with every call.
         """
+        for write in self.writes():
+            write()
+
+    def writes(self) -> Steps:
+        """As `sync`: gives what writes, if anything is pending, and expects it run before it goes on.
+
+        It may be run in another thread; until then nothing here may change.
+        """
         self._check()
-        if self._pending:
-            self._commit()
+        if self._pending or (self._flush_is_due and self.commit_index != self._durable.commit_index):
+            yield from self._commit()
+        self._flush_is_due = False
+
+    def flush_later(self) -> None:
+        """Let the next sync store a commit index that changed alone too.  Call it once a second."""
+        self._flush_is_due = True
 
     def flush(self) -> None:
-        """Like sync, and for a commit index that changed alone too.  Call it once a second."""
+        """Like sync, and for a commit index that changed alone too."""
         self._check()
         if self._pending or self.commit_index != self._durable.commit_index:
-            self._commit()
+            for write in self._commit():
+                write()
 
     def close(self) -> None:
-        """Flush, unless failed, and release the store.  Idempotent.
+        """Flush, unless failed or being written, and release the store.  Idempotent.
 
         Raises StorageError if the flush fails; the store is closed all the same.
         """
         if self._closed:
             return
         try:
-            if self.failed is None:
+            if self.failed is None and self._writing is None:
                 self.flush()
         finally:
             self._closed = True
@@ -432,8 +464,10 @@ class Journal:
             raise self.failed.with_traceback(None)
         if self._closed:
             raise InternalError("the journal is closed")
+        if self._writing is not None:
+            raise InternalError("the journal changes while it is written")
 
-    def _commit(self) -> None:
+    def _commit(self) -> Steps:
         first, last, clean_to, durable = self.first_index, self.last_index, self._clean_to, self._durable
         record = Record(self.term, self.vote, self.commit_index, first, last, self._identity)
         begin = max(clean_to + 1, first)
@@ -443,33 +477,59 @@ class Journal:
             entries=self.entries[begin - first :] if begin <= last else (),
             record=record,
         )
-        started = self._clock()
-        try:
-            self._store.commit(batch)
-        except BaseException as error:
+        writing = self._writing = _Writing(self._store, batch, self._clock)
+        yield writing.run
+        self._writing = None
+        error, now, took_s = writing.error, writing.ended_at, writing.took_s
+        if error is not None or now is None:
             # Whatever stopped it, the store may hold the batch or not: only a restart can tell.
-            self.failed = (
-                error
-                if isinstance(error, StorageError)
-                else StorageError(
-                    "the journal cannot be written, as memory ran out: give the node more, and restart it"
-                    if isinstance(error, MemoryError)
-                    else f"the journal cannot be written ({error!r}): restart the node"
-                )
-            )
-            if isinstance(error, Exception):
+            self.failed = _failure_of(error)
+            if error is None or isinstance(error, Exception):
                 raise self.failed from (None if error is self.failed else error)
-            raise
-        now = self._clock()
-        self._durations_s.append(now - started)
-        self._sync_times.observe(now, now - started)
-        self.syncs.observe(now - started)
-        if now - started >= SLOW_SYNC_S:
-            self._slow = (now, now - started)
-            _log.warning("the disk is slow", extra={"sync_s": round(now - started, 1)})
+            raise error
+        self._durations_s.append(took_s)
+        self._sync_times.observe(now, took_s)
+        self.syncs.observe(took_s)
+        if took_s >= SLOW_SYNC_S:
+            self._slow = (now, took_s)
+            _log.warning("the disk is slow", extra={"sync_s": round(took_s, 1)})
         self._durable = record
         self._clean_to = last
         self._pending = False
+
+
+class _Writing:
+    """A batch on its way into the store."""
+
+    def __init__(self, store: Store, batch: Batch, clock: Callable[[], float]) -> None:
+        self._store, self._batch, self._clock = store, batch, clock
+        self.began_at: float | None = None
+        self.ended_at: float | None = None
+        self.took_s = 0.0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Write it; what that raises is told where the write is waited for."""
+        self.began_at = began_at = self._clock()
+        try:
+            self._store.commit(self._batch)
+        except BaseException as error:
+            self.error = error
+        self.ended_at = self._clock()
+        self.took_s = self.ended_at - began_at
+
+
+def _failure_of(error: BaseException | None) -> StorageError:
+    """What stops the journal."""
+    if isinstance(error, StorageError):
+        return error
+    if error is None:
+        return StorageError("the journal was closed while it was written: restart the node")
+    if isinstance(error, MemoryError):
+        return StorageError(
+            "the journal cannot be written, as memory ran out: give the node more, and restart it"
+        )
+    return StorageError(f"the journal cannot be written ({error!r}): restart the node")
 
 
 def _identity_of(text: str) -> dict[str, str]:

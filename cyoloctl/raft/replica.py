@@ -25,12 +25,12 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
-from cyoloctl.errors import CyoloctlError, InternalError, OutcomeUnknown, Overloaded
+from cyoloctl.errors import CyoloctlError, OutcomeUnknown
 from cyoloctl.model import RaftId, Role, Stamp, name_of
+from cyoloctl.raft.appending import Appending
 from cyoloctl.raft.applying import apply_commands
-from cyoloctl.raft.batch import encode_batch, stamp_of
+from cyoloctl.raft.batch import stamp_of
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.elections import Elections
@@ -49,13 +49,13 @@ from cyoloctl.raft.room import Room
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.snapshotting import Snapshotting
-from cyoloctl.raft.status import ReplicaStatus, Trouble
+from cyoloctl.raft.status import ReplicaStatus, Trouble, report
+from cyoloctl.raft.turns import Steps, Turns
 from cyoloctl.raft.vantage import NOTHING_SEEN, View
 from cyoloctl.raft.vendor import (
     MEMBERSHIP,
     REGULAR,
     STAMPED,
-    SUCCESS,
     Node,
     VendorEngine,
 )
@@ -63,6 +63,9 @@ from cyoloctl.raft.vendor import (
 __all__ = ["Replica"]
 
 _log = logging.getLogger("cyoloctl.raft")
+
+_AHEAD_OF_THE_DISK = frozenset({"append_entries"})
+_READS = frozenset({"read_confirm", "read_confirmed", "read_index", "read_index_result"})
 
 
 class Replica:
@@ -113,11 +116,9 @@ class Replica:
         core.stands_back = stands_back
         self._progress = core.progress
         self._journal = journal
-        self._snapshots = snapshots
-        self._machine = machine
+        self._snapshots, self._machine = snapshots, machine
         self._clock, self._cluster_clock, self._rng = clock, cluster_clock, rng
-        self._send = send
-        self._flush = flush
+        self._send, self._flush = send, flush
         self._timing, self._limits = timing, limits
         self.send = core.send  # no call in between: it is hot
         self._engine: VendorEngine
@@ -130,6 +131,7 @@ class Replica:
         self._pending = ProposalQueue(limits.pending_commands, limits.pending_bytes)
         self._forwarding = Forwarding(core, self._pending, machine)
         self.room = Room(core, self._handover, self._forwarding)
+        self._appending = Appending(core, self._forwarding, self._handover, self.room, cluster_clock)
         self._reads = ReadIndex(core, tell_commit=lambda node: self._replication.send(node, heartbeat=True))
         self._swept_at = -1e9
         self._snapshotting = Snapshotting(
@@ -143,11 +145,20 @@ class Replica:
             follow=self._following.follow,
         )
         self._following.on_entries = self._snapshotting.log_goes_on
-        self._replication = Replication(
-            core, self._membership, self._snapshotting, self._handover, self._elections
-        )
+        membership, handover = self._membership, self._handover
+        self._replication = Replication(core, membership, self._snapshotting, handover, self._elections)
         self._handlers = self._handlers_by_type()
         self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
+        self.turns = self._new_turns()
+        """Say there who writes the journal elsewhere, and when that was done."""
+
+    def _new_turns(self) -> Turns:
+        return Turns(
+            self._turn,
+            may_suspend=lambda: not self._leads_alone(),
+            meanwhile=self._go_on_reading,
+            fail=self.fail,
+        )
 
     def _handlers_by_type(self) -> dict[str, Callable[[Node, Message], bool | None]]:
         """The handler of each type of message; one that returns False calls for no tick."""
@@ -305,7 +316,7 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Present status of this replica."""
-        engine = self._engine
+        engine, meta = self._engine, self._snapshots.meta
         role: Role = "follower"
         if engine.is_leader():
             role = "leader"
@@ -313,27 +324,13 @@ class Replica:
             role = "learner"
         elif engine.is_candidate() or (self._elections.is_asking() and engine.leader() is None):
             role = "candidate"
-        meta = self._snapshots.meta
-        return ReplicaStatus(
-            raft_id=self._id,
+        return report(
+            self._core,
+            self._membership,
             role=role,
-            term=engine.term(),
             leader=self.leader(),
-            first_index=self._journal.first_index,
-            last_index=self._journal.last_index,
-            commit_index=engine.commit_index(),
-            applied_index=engine.applied_index(),
             snapshot_index=1 if meta is None else meta.index,
-            voters=tuple(sorted(self._membership.current.voters)),
-            learners=tuple(sorted(node.id for node in engine.readonly())),
-            removed=tuple(sorted(self._membership.current.removed)),
-            connected=tuple(sorted(node.id for node in engine.connected)),
-            match={node.id: progress.match_index for node, progress in self._progress.items()}
-            if engine.is_leader()
-            else {},
             troubles=tuple(self._troubles()),
-            changing=self._membership.is_changing(),
-            tally=self._core.tally,
         )
 
     def _troubles(self) -> Iterator[Trouble]:
@@ -353,6 +350,8 @@ class Replica:
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest, on the replica's clock."""
         engine = self._engine
+        if self.turns.is_suspended:
+            return self._clock() + 3600.0  # `written` is followed by a tick
         if engine.is_leader():
             deadline = engine.heartbeat_due()
             if self._commits_alone():
@@ -367,49 +366,77 @@ class Replica:
     # ------------------------------------------------------------------- tick
 
     def tick(self) -> None:
+        """Take a turn, or go on with the one that waited for its write."""
+        while self.failed is None and self.turns.run():
+            pass
+
+    def _holds(self, call: Callable[[], object], done: Done | None = None) -> bool:
+        """Hold an input while the journal is written elsewhere; whether it was.  done: as `Turns.hold`."""
+        if self.turns.is_suspended:
+            self.turns.hold(call, done)
+        return self.turns.is_suspended
+
+    def _turn(self) -> Steps:
         """Persist and answer, let time and the log move on, persist again, then send the rest.
 
         Only a leader's new entries leave before it has synced them itself
         (dissertation 10.2.1): the message promises nothing about the
-        leader's own disk, and the leader counts itself in a later tick,
+        leader's own disk, and the leader counts itself in a later turn,
         which begins with a sync.  The term they carry is on disk already.
         """
-        if self.failed is not None:
-            return
-        try:
-            self._journal.sync()
-            self._release()
-            durable_term = self._journal.term
-            self._tick()
-            if self._engine.is_leader() and self._engine.term() == durable_term:
-                self._release("append_entries")
-            self._journal.sync()
-            if self._commits_alone():
-                self._tick()
-                self._journal.sync()
-        except CyoloctlError as error:
-            self.fail(error)
-            return
+        yield from self._journal.writes()
+        self._release()
+        durable_term = self._journal.term
+        self._step()
+        if self._engine.is_leader() and self._engine.term() == durable_term:
+            self._release(_AHEAD_OF_THE_DISK)
+        yield from self._journal.writes()
+        if self._commits_alone():
+            self._step()
+            yield from self._journal.writes()
         self._release()
 
-    def _release(self, only: str | None = None) -> None:
-        """Send what is queued, or the messages of one type; the rest waits for the next sync."""
+    def _go_on_reading(self) -> None:
+        """Reads need no disk, once a restart would find the term in which they are confirmed."""
+        if not self._journal.is_term_durable():
+            return
+        if self._engine.is_leader():
+            self._reads.lead(self._clock())
+        else:
+            self._reads.ask(self._clock())
+        self._reads.serve()
+        self._release(_READS)
+
+    def _is_for_now(self, peer: RaftId, message: Message) -> bool:
+        """Whether a message is one of a read, and goes on while the journal is written."""
+        return (
+            message["type"] in _READS
+            and self._core.node(peer) in self._engine.connected
+            # What follows an answer to that is in the log.
+            and not self._membership.roll_call.is_open()
+        )
+
+    def _release(self, only: frozenset[str] | None = None) -> None:
+        """Send what is queued, or the messages of some types; the rest waits for the next sync."""
         if not self._core.outbox:
             return
         outbox, self._core.outbox = self._core.outbox, []
         for node, message in outbox:
-            if only is None or message["type"] == only:
+            if only is None or message["type"] in only:
                 self._send(node.id, message)
             else:
                 self._core.outbox.append((node, message))
         self._flush()
 
+    def _leads_alone(self) -> bool:
+        """True for the only voter: it counts what it appends, and answers, in the step that appends it."""
+        return self._engine.is_leader() and not self._engine.others()
+
     def _commits_alone(self) -> bool:
         """True for the only voter with entries that its own disk alone commits."""
-        engine = self._engine
-        return engine.is_leader() and not engine.others() and engine.commit_index() < self._journal.last_index
+        return self._leads_alone() and self._engine.commit_index() < self._journal.last_index
 
-    def _tick(self) -> None:
+    def _step(self) -> None:
         engine, now = self._engine, self._clock()
         self._snapshotting.collect()
         self._sweep(now)
@@ -437,7 +464,7 @@ class Replica:
         self._following.sweep(now)
         self._pending.drop_cancelled()
         self._reads.drop_cancelled()
-        self._journal.flush()
+        self._journal.flush_later()
 
     def _lead(self, now: float, commit_before: int) -> None:
         self._cluster_clock.judge(self._membership.voter_names)
@@ -497,6 +524,7 @@ class Replica:
         for proposal in held + self._pending.take_all():
             proposal.settle(None, unknown if proposal.sent else error)
         self._reads.abandon(error)
+        self.turns.abandon(error)
         self._membership.abandon(unknown)
         self._handover.end(None, error)
 
@@ -508,7 +536,7 @@ class Replica:
 
     def peer_connected(self, peer: RaftId) -> None:
         """A link with an authenticated, not removed peer of the cluster began."""
-        if self.failed is not None:
+        if self.failed is not None or self._holds(lambda: self.peer_connected(peer)):
             return
         node = self._core.node(peer)
         engine = self._engine
@@ -523,7 +551,7 @@ class Replica:
 
     def peer_disconnected(self, peer: RaftId) -> None:
         """The link with the peer ended; what was in flight is lost."""
-        if self.failed is not None:
+        if self.failed is not None or self._holds(lambda: self.peer_disconnected(peer)):
             return
         node = self._core.node(peer)
         engine = self._engine
@@ -567,15 +595,18 @@ class Replica:
 
     def add_voter(self, raft_id: RaftId, callback: Done) -> None:
         """Make a learner that has caught up a voter: see `Membership.add_voter`."""
-        self._membership.add_voter(raft_id, callback)
+        if not self._holds(lambda: self.add_voter(raft_id, callback), callback):
+            self._membership.add_voter(raft_id, callback)
 
     def remove(self, raft_id: RaftId, callback: Done, *, force: bool = False) -> None:
         """Remove a voter or learner permanently: see `Membership.remove`."""
-        self._membership.remove(raft_id, callback, force=force)
+        if not self._holds(lambda: self.remove(raft_id, callback, force=force), callback):
+            self._membership.remove(raft_id, callback, force=force)
 
     def demote(self, raft_id: RaftId, callback: Done) -> None:
         """Make a voter a learner: see `Membership.demote`."""
-        self._membership.demote(raft_id, callback)
+        if not self._holds(lambda: self.demote(raft_id, callback), callback):
+            self._membership.demote(raft_id, callback)
 
     # --------------------------------------------------------------- applying
 
@@ -593,54 +624,12 @@ class Replica:
     # -------------------------------------------------------------- proposals
 
     def propose(self, command: bytes, callback: Done) -> Proposal:
-        """Replicate a command, through whichever node leads.
-
-        callback(result, error) is called once: after the command was applied
-        on the leader, or with Overloaded (not applied).  It is held and sent
-        again across changes of leader; the caller bounds the time and then
-        sets `cancelled` and looks at `sent`.
-        """
-        proposal = Proposal(command, callback)
-        if self.failed is not None:
-            proposal.settle(None, self.failed)
-        elif len(command) > self._limits.entry_bytes - 64:
-            proposal.settle(None, InternalError("command too large"))
-        elif self._pending.is_full():
-            proposal.settle(None, Overloaded("too many writes are waiting: try again later"))
-        else:
-            self._pending.append(proposal)
-        return proposal
+        """Replicate a command, through whichever node leads: see `Appending.propose`."""
+        return self._appending.propose(command, callback)
 
     def append_pending(self) -> None:
-        """Called in the leader's tick: what waits becomes log entries, many commands to one."""
-        engine = self._engine
-        if not engine.is_leader() or self._handover.is_going() or self.room.refuses():
-            return
-        uncommitted = self._journal.last_index - engine.commit_index()
-        if uncommitted >= self._limits.uncommitted_entries:
-            return  # what waits travels as one entry when the one before it is committed
-        while self._pending:
-            batch = self._forwarding.take_batch()
-            if batch:
-                entry = encode_batch(
-                    [(proposal.command, proposal.after) for proposal in batch], self._cluster_clock.stamp()
-                )
-                engine.append_command(entry, self._settle_batch(batch))
-        if self._cluster_clock.step_is_due():
-            engine.append_command(encode_batch([], self._cluster_clock.stamp()), None)
-
-    def _settle_batch(self, batch: list[Proposal]) -> Callable[[Any, int | None], None]:
-        def done(results: list[bytes] | None, reason: int | None) -> None:
-            if reason == SUCCESS and results is not None and len(results) == len(batch):
-                for proposal, result in zip(batch, results, strict=True):
-                    try:
-                        proposal.settle(result, None)
-                    except Exception:  # row 11: a caller's bug must not apply the entry again
-                        _log.critical("a proposal's callback raised", exc_info=True)
-            else:
-                self._pending.hold_again(batch)
-
-        return done
+        """See `Appending`."""
+        self._appending.append_pending()
 
     # ------------------------------------------------------------------ reads
 
@@ -652,7 +641,8 @@ class Replica:
 
     def transfer_leadership(self, to: str | None, callback: Done) -> None:
         """Hand leadership to a voter: see `Handover.begin`."""
-        self._handover.begin(to, callback)
+        if not self._holds(lambda: self.transfer_leadership(to, callback), callback):
+            self._handover.begin(to, callback)
 
     # -------------------------------------------------------------- elections
 
@@ -672,7 +662,8 @@ class Replica:
 
     def maybe_compact(self, *, force: bool = False) -> None:
         """Save a snapshot when the log has grown: see `Snapshotting.maybe_compact`."""
-        self._snapshotting.maybe_compact(force=force)
+        if not self._holds(lambda: self.maybe_compact(force=force)):
+            self._snapshotting.maybe_compact(force=force)
 
     # --------------------------------------------------------------- messages
 
@@ -684,6 +675,9 @@ class Replica:
         """
         if self.failed is not None:
             return True
+        if self.turns.is_suspended and not self._is_for_now(peer, message):
+            self.turns.hold(lambda: self.receive(peer, message))
+            return False
         handler = self._handlers.get(message["type"])
         if handler is None:
             return False

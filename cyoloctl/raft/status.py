@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cyoloctl.model import RaftId, Role
 from cyoloctl.raft.tally import Tally
 
-__all__ = ["ReplicaStatus", "Trouble"]
+if TYPE_CHECKING:
+    from cyoloctl.raft.core import Core
+    from cyoloctl.raft.membership import Membership
+
+__all__ = ["ReplicaStatus", "Trouble", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +54,37 @@ class ReplicaStatus:
     troubles: tuple[Trouble, ...] = ()
     changing: bool = False
     tally: Tally = field(default_factory=Tally)
+
+
+def report(
+    core: Core,
+    membership: Membership,
+    *,
+    role: Role,
+    leader: RaftId | None,
+    snapshot_index: int,
+    troubles: tuple[Trouble, ...],
+) -> ReplicaStatus:
+    """The status of a replica, of which the caller says what its parts do not know."""
+    engine, journal, current = core.engine, core.journal, membership.current
+    return ReplicaStatus(
+        raft_id=core.raft_id,
+        role=role,
+        term=engine.term(),
+        leader=leader,
+        first_index=journal.first_index,
+        last_index=journal.last_index,
+        commit_index=engine.commit_index(),
+        applied_index=engine.applied_index(),
+        snapshot_index=snapshot_index,
+        voters=tuple(sorted(current.voters)),
+        learners=tuple(sorted(node.id for node in engine.readonly())),
+        removed=tuple(sorted(current.removed)),
+        connected=tuple(sorted(node.id for node in engine.connected)),
+        match={node.id: progress.match_index for node, progress in core.progress.items()}
+        if engine.is_leader()
+        else {},
+        troubles=troubles,
+        changing=membership.is_changing(),
+        tally=core.tally,
+    )

@@ -12,22 +12,23 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown, Overloaded
+from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown, Overloaded, StorageError
 from cyoloctl.model import NO_STAMP, RaftId, Source, Stamp
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.engine import Engine
-from cyoloctl.raft.journal import Journal, MemoryStore
+from cyoloctl.raft.journal import Batch, Journal, MemoryStore
 from cyoloctl.raft.membership import Configuration
 from cyoloctl.raft.messages import FrameReader, decode, encode
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.transport import PROTOCOL_VERSION, PeerIdentity
+from cyoloctl.raft.turns import Write
 from cyoloctl.raft.vendor import NO_OP, encode_membership
 
 _CLUSTER = "c" * 32
@@ -119,9 +120,10 @@ async def running(
     membership: Membership | None = None,
     boots: int = 0,
     snapshots: SnapshotStore | None = None,
+    store: MemoryStore | None = None,
 ) -> AsyncIterator[Engine]:
     """The engine of node e, no voter; its log says that a and b are: b keeps its log in memory."""
-    journal = Journal(MemoryStore())
+    journal = Journal(store or MemoryStore())
     journal.append(1, 0, NO_OP)
     for number, voter in enumerate(voters):
         journal.append(2 + number, 0, encode_membership("add", voter))
@@ -865,3 +867,111 @@ async def test_peer_whose_dial_failed_is_dialled_again() -> None:
 
         engine._network._connect = connect
         await until(lambda: len(dialled) >= 2)
+
+
+# -- a slow disk -------------------------------------------------------------------------------
+
+
+class HangingStore(MemoryStore):
+    """Its commits wait, once `hang` was called, until `release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._free = threading.Event()
+        self._free.set()
+
+    def hang(self) -> None:
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
+
+    def commit(self, batch: Batch) -> None:
+        assert self._free.wait(_LIMIT_S)
+        super().commit(batch)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingStore]:
+    """A store whose every commit is made in another thread."""
+    monkeypatch.setattr("cyoloctl.raft.engine.ELSEWHERE_MS", 0.0)
+    store = HangingStore()
+    yield store
+    store.release()
+
+
+def _entry(term: int, index: int) -> dict[str, Any]:
+    """One entry after this index, of that term as all before it but those that the log began with."""
+    message = _append(term, index, 0 if index == 3 else term, commit=3)
+    return {**message, "entries": [(NO_OP, index + 1, term)]}
+
+
+async def test_loop_goes_on_and_reads_are_confirmed_while_the_journal_is_written(slow: HangingStore) -> None:
+    async with running(store=slow) as engine:
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        await leader.wait_for("append_response")
+        slow.hang()
+        leader.say(_entry(1, 3))
+        await until(lambda: engine._replica.turns.is_suspended)
+        leader.say(_entry(1, 4))
+        leader.say({"type": "read_confirm", "seq": 5, "term": 1})
+        assert (await leader.wait_for("read_confirmed"))["seq"] == 5
+        assert engine.status().last_index == 4
+        assert not await engine.wait_ticked(0.02)
+        slow.release()
+        assert (await leader.wait_for("append_response"))["next_index"] == 5
+        assert (await leader.wait_for("append_response"))["next_index"] == 6
+        assert await engine.wait_ticked(_LIMIT_S)
+        assert slow.record().last_index == 5
+
+
+async def test_stop_waits_for_the_write_that_is_being_made(slow: HangingStore) -> None:
+    async with running(store=slow) as engine:
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        await leader.wait_for("append_response")
+        slow.hang()
+        leader.say(_entry(1, 3))
+        await until(lambda: engine._replica.turns.is_suspended)
+        stopping = asyncio.create_task(engine.stop())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await asyncio.shield(stopping)
+        slow.release()
+        async with asyncio.timeout(_LIMIT_S):
+            await stopping
+        assert slow.record().last_index == 4
+
+
+async def test_write_that_fails_in_another_thread_ends_the_node(slow: HangingStore) -> None:
+    async with running(store=slow) as engine:
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        await leader.wait_for("append_response")
+
+        def fail(batch: Batch) -> None:
+            raise StorageError("the disk is gone")
+
+        slow.commit = fail  # type: ignore[method-assign]
+        leader.say(_entry(1, 3))
+        async with asyncio.timeout(_LIMIT_S):
+            assert (await engine.wait_failed()).message == "the disk is gone"
+        assert "append_response" not in leader.heard()
+
+
+async def test_engine_makes_its_writes_itself_on_a_fast_disk() -> None:
+    async with running() as engine:
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        turns, taken = engine._replica.turns, list[bool]()
+        take = turns.write_elsewhere
+
+        def watched(write: Write) -> bool:
+            taken.append(take(write))
+            return taken[-1]
+
+        turns.write_elsewhere = watched
+        leader.say(_entry(1, 3))
+        await leader.wait_for("append_response")
+        await until(lambda: taken == [False])

@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -424,6 +425,133 @@ def test_slow_sync_is_logged_and_told_for_a_while(caplog: pytest.LogCaptureFixtu
     assert (said.levelname, said.message, vars(said)["sync_s"]) == ("WARNING", "the disk is slow", 2.5)
     now[0] += SLOW_SHOWN_S + 1
     assert journal.slow_sync_ms() is None
+
+
+def test_journal_that_is_being_written_takes_no_change(tmp_path: Path) -> None:
+    journal = Journal(SqliteStore(tmp_path / "raft.db"))
+    fill(journal, 3)
+    writes = journal.writes()
+    write = next(writes)
+    for change in (
+        lambda: journal.append(4, 1, b"x"),
+        lambda: journal.truncate_from(2),
+        lambda: journal.set_term(9, None),
+        journal.sync,
+        journal.flush,
+    ):
+        with pytest.raises(InternalError, match="while it is written"):
+            change()
+    write()
+    assert list(writes) == []
+    journal.append(4, 1, b"x")
+    journal.close()
+    assert open_state(tmp_path / "raft.db")[0][-1] == (b"x", 4, 1)
+
+
+def test_journal_written_in_another_thread_is_on_disk_when_the_turn_goes_on(tmp_path: Path) -> None:
+    journal = Journal(SqliteStore(tmp_path / "raft.db"))
+    fill(journal, 3)
+    for write in journal.writes():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(10.0)
+    assert sum(journal.syncs.counts) == 1
+    shutil.copytree(tmp_path, tmp_path.with_name("copy"))
+    assert open_state(tmp_path.with_name("copy") / "raft.db")[0] == tuple(journal.entries)
+    journal.close()
+
+
+def test_journal_closed_while_it_is_written_writes_nothing_more() -> None:
+    class Counted(MemoryStore):
+        commits = 0
+
+        def commit(self, batch: Batch) -> None:
+            self.commits += 1
+            super().commit(batch)
+
+    store = Counted()
+    journal = Journal(store)
+    fill(journal, 3)
+    write = next(iter(journal.writes()))
+    write()
+    journal.close()
+    assert store.commits == 1
+
+
+def test_journal_that_is_being_written_looks_for_no_room() -> None:
+    class Counted(MemoryStore):
+        looks = 0
+
+        def find_room(self) -> bool:
+            self.looks += 1
+            return super().find_room()
+
+    store = Counted()
+    journal = Journal(store)
+    fill(journal, 3)
+    writes = journal.writes()
+    next(writes)()
+    assert journal.find_room()
+    assert store.looks == 0
+    assert list(writes) == []
+    assert journal.find_room()
+    assert store.looks == 1
+
+
+def test_sync_that_takes_long_is_told_while_it_does() -> None:
+    now = [100.0]
+    told: list[float | None] = []
+
+    class Hanging(MemoryStore):
+        def commit(self, batch: Batch) -> None:
+            told.append(journal.slow_sync_ms())
+            now[0] += 3.0
+            told.append(journal.slow_sync_ms())
+            super().commit(batch)
+
+    journal = Journal(Hanging(), clock=lambda: now[0])
+    fill(journal, 1)
+    journal.sync()
+    assert told == [None, 3000.0]
+
+
+def test_term_is_durable_when_it_was_synced() -> None:
+    journal = Journal(MemoryStore())
+    assert journal.is_term_durable()
+    journal.set_term(2, None)
+    assert not journal.is_term_durable()
+    journal.sync()
+    assert journal.is_term_durable()
+
+
+def test_journal_knows_whether_its_disk_is_slow_after_a_few_syncs() -> None:
+    now, took_s = [0.0], 0.0002
+
+    class Slow(MemoryStore):
+        def commit(self, batch: Batch) -> None:
+            now[0] += took_s
+            super().commit(batch)
+
+    journal = Journal(Slow(), clock=lambda: now[0])
+
+    def sync(times: int) -> None:
+        for _ in range(times):
+            journal.set_term(journal.term + 1, None)
+            journal.sync()
+
+    sync(16)
+    assert not journal.is_slower_than(1.0)
+    took_s = 0.005
+    sync(40)
+    assert journal.is_slower_than(1.0)
+    assert not journal.is_slower_than(10.0)
+    # What is too long ago to tell is no reason to think otherwise.
+    now[0] += 3600.0
+    sync(8)
+    assert journal.is_slower_than(1.0)
+    took_s = 0.0002
+    sync(40)
+    assert not journal.is_slower_than(1.0)
 
 
 class FailsOnce:

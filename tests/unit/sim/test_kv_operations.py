@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from typing import Any
 
 from cyoloctl.replicated.command import Command
@@ -92,47 +91,3 @@ def test_naive_judge_of_the_simulation_leaves_open_whether_what_is_over_was_take
         assert judge.applied(asked, done, False, 1_000) is None
         gone = {"value": {"deleted": deleted, "more": False, "revision": 5 + deleted}}
         assert judge.applied(request("delete_prefix", prefix="a"), gone, False, 1_000) is None
-
-
-def sealed_put(**more: Any) -> Command:
-    blob = b64encode(b"\x56\x01\xfc\x00\x00\x01" + bytes(40)).decode()
-    given = {"key": "a", "blob": blob, "digest": "0" * 32, "if_revision": None, "ttl_ms": None, "fence": None}
-    return request("put_sealed", **{**given, **more})
-
-
-def judged_sealed(asked: Command, answer: Json, *ring: str) -> str | None:
-    """What the judge says after a sealed value was put under key a at revision 5."""
-    judge = Table()
-    assert judge.applied(sealed_put(), written(5), False, 0, ("fc000001",)) is None
-    return judge.applied(asked, answer, False, 0, ring)
-
-
-def test_naive_judge_of_the_simulation_sees_a_sealed_value_that_is_replaced_or_compared_in_clear() -> None:
-    done = {"value": {"succeeded": True, "revision": 5, "results": []}}
-    compare = [{"key": "a", "target": "value", "op": "=", "value": "dg=="}]
-    txn = request("txn", compare=compare, then=[], otherwise=[], fence=None)
-    for asked, answer in ((a_put(), written(6, 5, 2)), (txn, done)):
-        assert judged_sealed(asked, answer) is not None
-        assert judged_sealed(asked, refused("conflict")) is None
-    assert judged_sealed(request("put_clear", **a_put().arguments), written(6, 5, 2)) is None
-    step = {"op": "put", "key": "a", "value": "dg==", "ttl_ms": None}
-    for more, right in (({}, False), ({"sealed": False}, True)):
-        asked = request("txn", compare=[], then=[{**step, **more}], otherwise=[], fence=None)
-        done = {"value": {"succeeded": True, "revision": 6, "results": [written(6, 5, 2)["value"]]}}
-        assert (judged_sealed(asked, done) is None) is right
-
-
-def test_naive_judge_of_the_simulation_sees_a_value_under_a_key_that_is_gone() -> None:
-    assert judged_sealed(sealed_put(), written(6, 5, 2)) is not None
-    assert judged_sealed(sealed_put(), refused("unavailable")) is None
-    assert judged_sealed(sealed_put(), written(6, 5, 2), "fc000001") is None
-    assert judged_sealed(sealed_put(), refused("unavailable"), "fc000001") is not None
-
-
-def test_naive_judge_of_the_simulation_counts_what_is_sealed_again() -> None:
-    blob = sealed_put().arguments["blob"]
-    values = [{"name": b64encode(b"a").decode(), "revision": 5, "blob": blob}]
-    asked = request("reseal", values=values)
-    for resealed, right in ((0, False), (1, True), (2, False)):
-        found = judged_sealed(asked, {"value": {"resealed": resealed}}, "fc000001")
-        assert (found is None) is right
