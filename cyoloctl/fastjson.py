@@ -16,7 +16,7 @@ import msgspec
 
 from cyoloctl.text import canonical_json, compact_encoder
 
-__all__ = ["canonical_bytes", "compact_bytes", "decode", "decode_flat_object", "decode_object_of_rows"]
+__all__ = ["canonical_bytes", "compact_bytes", "decode", "decode_flat_object"]
 
 _sorted = msgspec.json.Encoder(order="sorted").encode
 _as_given = msgspec.json.Encoder().encode
@@ -71,23 +71,3 @@ def decode_flat_object(data: bytes) -> dict[str, Any] | None:
         return None
     # Each name is followed by a colon: were there a second object or name, there would be more of them.
     return value if type(value) is dict and data.count(b":") == len(value) else None
-
-
-def decode_object_of_rows(data: bytes, *, max_brackets: int) -> dict[str, Any] | None:
-    """As `decode_flat_object`, of an object in whose lists there may be flat objects.
-
-    max_brackets: opening brackets and braces, those in text too; with more it is None.
-    """
-    if data.count(b"[") + data.count(b"{") > max_brackets:
-        return None
-    try:
-        value = _decode(data)
-    except (ValueError, RecursionError):
-        return None
-    if type(value) is not dict:
-        return None
-    names = len(value)
-    for rows in value.values():
-        if type(rows) is list:
-            names += sum([len(row) for row in rows if type(row) is dict])
-    return value if data.count(b":") == names else None

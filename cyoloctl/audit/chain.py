@@ -97,13 +97,12 @@ class Lines:
         """Join the newest lines to the chain.  A part of every write, so it calls little; as `line_of`."""
         if not self._unsealed:
             return
-        head, written, known_ms, known, known_text, ms = self._head, 0, -1, -1, "", 0
+        head, written, known, known_text = self._head, 0, -1, ""
         sequence = self.last - self._unsealed
         for common, epoch, index, outcome, request_id, subject, unix_ms in self._rows[-self._unsealed :]:
-            if unix_ms != known_ms:  # commands that were logged together have one time
-                known_ms, (second, ms) = unix_ms, divmod(unix_ms, 1000)
-                if second != known:
-                    known, known_text = second, second_text(second)
+            second, ms = divmod(unix_ms, 1000)
+            if second != known:
+                known, known_text = second, second_text(second)
             sequence += 1
             body = common[1] % (
                 epoch,

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cyoloctl.control import table
 from cyoloctl.control.batch import MAX_OPERATIONS, check_id, failed, is_settled
 from cyoloctl.errors import AccessDenied, CyoloctlError, InvalidInput
-from cyoloctl.fastjson import compact_bytes
-from cyoloctl.web.encoding import clean_text
+from cyoloctl.web.encoding import clean_text, encode_items
 from cyoloctl.web.schema import Route, role_allows
 
 if TYPE_CHECKING:
@@ -97,7 +96,6 @@ class Batches:
         self._bug = bug
         self._node = node
         self._operations = {route.operation: route for route in table.routes()}
-        self._allowed = {name for name, route in self._operations.items() if is_for_batches(route)}
 
     async def answer(
         self,
@@ -125,7 +123,7 @@ class Batches:
             goes_on = not failures if stop_on_error else all(map(is_settled, failures))
             results = [_result(asked[at + n], each) for n, each in enumerate(outcomes)]
             for result in results:
-                piece = compact_bytes(result)
+                piece = encode_items((result,))
                 if pieces and size + len(piece) > _MOST_BYTES:
                     return _whole(pieces)  # only reads are that long, and may be repeated
                 pieces.append(piece)
@@ -165,7 +163,7 @@ class Batches:
                 f"operation {clean_text(operation, 64)!r} is unknown: /v1/openapi.json lists them, "
                 "such as counter_increment or kv_put"
             )
-        if operation not in self._allowed:
+        if not is_for_batches(route):
             raise InvalidInput(f"{operation} cannot be part of a batch: send it by itself")
         return route
 
@@ -195,8 +193,7 @@ class Batches:
             if each.route is None or each.route.plan is None:
                 break
             plan = each.route.plan(self._node)
-            rest = each.arguments.copy()
-            request_id = rest.pop("request_id")
+            rest = {name: value for name, value in each.arguments.items() if name != "request_id"}
             try:
                 planned = plan(*each.names, **rest)
             except CyoloctlError as error:
@@ -204,7 +201,7 @@ class Batches:
                 break
             if planned is None:
                 break
-            writes.append((planned, request_id))
+            writes.append((planned, each.arguments["request_id"]))
         return writes
 
     async def _alone(self, route: Route[Node], asked: _Asked, timeout_s: float) -> Any:
@@ -223,8 +220,7 @@ def _arguments(
     """The name in the path, and the checked fields of body and query.  Raises InvalidInput, AccessDenied."""
     names: tuple[str, ...] = ()
     body: dict[str, Any] = {}
-    query: dict[str, Any] = {}
-    fields = route.query_fields
+    arguments: dict[str, Any] = {}
     for key, value in given.items():
         if key in ("id", "op"):
             continue
@@ -233,34 +229,30 @@ def _arguments(
             if type(value) is not str:
                 raise InvalidInput("field 'name': must be a string")
             names = (route.check_name(value),)
-        elif name in fields and name != "timeout_s":
-            query[name] = fields[name].check(value)
+        elif name in route.query_fields and name != "timeout_s":
+            arguments[name] = route.query_fields[name].check(value)
         else:
             body[name] = value
     if route.has_name and not names:
         raise InvalidInput("field 'name': is required")
-    if len(fields) > 1:  # more than timeout_s, which is the batch's
-        query = {**route.query_defaults, **query}
-        query.pop("timeout_s")
-        missing = next((name for name in fields if name not in query and name != "timeout_s"), None)
-        if missing is not None:
-            raise InvalidInput(f"field {missing!r}: is required")
+    query = {**route.query_defaults, **arguments}
+    query.pop("timeout_s")
+    missing = next((name for name in route.query_fields if name not in query and name != "timeout_s"), None)
+    if missing is not None:
+        raise InvalidInput(f"field {missing!r}: is required")
     body = route.check_body(body)
     for field in route.reserved:
         if body[field.name] and not role_allows(role, "operator"):
             raise AccessDenied(field.operators_only)
-    return names, {**body, **query} if query else body
+    return names, {**body, **query}
 
 
 def _result(asked: _Asked, outcome: Any) -> dict[str, Any]:
     if isinstance(outcome, CyoloctlError):
         return failed(asked.id, outcome)
-    if outcome.keys().isdisjoint(_RENAMED):
-        result = {"id": asked.id, "ok": True, **outcome}
-    else:
-        result = {"id": asked.id, "ok": True}
-        for name, value in outcome.items():
-            result[_RENAMED.get(name, name)] = value
+    result = {"id": asked.id, "ok": True}
+    for name, value in outcome.items():
+        result[_RENAMED.get(name, name)] = value
     if asked.arguments.get("consistency") == "stale":
         result["stale"] = True
     return result

@@ -40,7 +40,7 @@ from cyoloctl.errors import (
     Overloaded,
     Unavailable,
 )
-from cyoloctl.fastjson import compact_bytes, decode_flat_object, decode_object_of_rows
+from cyoloctl.fastjson import compact_bytes, decode_flat_object
 from cyoloctl.metrics.counts import Requests
 from cyoloctl.metrics.families import by
 from cyoloctl.web.connection import HttpServer
@@ -352,14 +352,7 @@ class ControlServer(HttpServer[CallerConnection]):
             route.check_name(name)
         query = route.read_query(query_text)
         if route.body:
-            given = None
-            if len(raw) <= route.max_body_bytes:
-                is_batch = route is self._batch
-                given = (
-                    decode_object_of_rows(raw, max_brackets=route.max_brackets)
-                    if is_batch
-                    else decode_flat_object(raw)
-                )
+            given = decode_flat_object(raw) if len(raw) <= route.max_body_bytes else None
             body = route.read_body(raw) if given is None else route.check_body(given)
         elif raw:
             raise InvalidInput("this request takes no body")

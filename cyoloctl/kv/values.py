@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cyoloctl.errors import KeyMissing, StorageError, Unavailable
-from cyoloctl.keys.keyring import Key, Keyring
+from cyoloctl.keys.keyring import Key
 from cyoloctl.keys.operations import KeyOperations
 from cyoloctl.kv.machine import KvMachine
 from cyoloctl.kv.records import MAX_RESEALED, MAX_VALUE_BYTES, Entry, Place, encode_value, key_id_of
 from cyoloctl.kv.sealing import digest, open_value, seal_value
 from cyoloctl.text import Json
 
-__all__ = ["Clear", "Values", "reseals", "sealed_under"]
+__all__ = ["Clear", "Values", "sealed_under"]
 
 _log = logging.getLogger("cyoloctl.kv")
 
@@ -89,57 +89,51 @@ class Values:
         return [key for key in ring.keys if key is not ring.primary]
 
     def to_reseal(self) -> list[Json]:
-        """Some values of older keys, under the primary one: see `reseals`."""
-        return reseals(self._kv, self._keys.ring(), self._damaged, random=os.urandom)
+        """Some values of older keys, under the primary one, as the machine takes them.
+
+        Bounded in number and bytes: the leader asks until there are none.
+        """
+        ring = self._keys.ring()
+        primary = ring.primary
+        if primary is None:
+            return []
+        found: list[Json] = []
+        size = 0
+        for key_id in self._kv.sealing_keys():
+            key = ring.get(bytes.fromhex(key_id))
+            if key is None or key is primary:
+                continue
+            wanted = self._kv.sealed_under(key_id, MAX_RESEALED + len(self._damaged))
+            for (name, revision), entry in wanted.items():
+                size += len(entry.value)
+                if found and (len(found) == MAX_RESEALED or size > MAX_VALUE_BYTES):
+                    return found
+                blob = self._again(key, primary, (name, revision), entry)
+                if blob is not None:
+                    found.append(
+                        {
+                            "name": encode_value(name.encode()),
+                            "revision": revision,
+                            "blob": encode_value(blob),
+                        }
+                    )
+        return found
+
+    def _again(self, key: Key, primary: Key, place: Place, entry: Entry) -> bytes | None:
+        if place in self._damaged:
+            return None
+        try:
+            value = open_value(key, place[0], entry.value)
+        except StorageError as error:
+            self._damaged.add(place)
+            _log.error(
+                "a sealed value cannot be sealed again", extra={"key": place[0], "reason": error.message}
+            )
+            return None
+        return seal_value(primary, place[0], value, random=os.urandom)
 
 
-def reseals(
-    kv: KvMachine, ring: Keyring, damaged: set[Place], *, random: Callable[[int], bytes]
-) -> list[Json]:
-    """Some values of older keys, under the primary one, as the machine takes them.
-
-    damaged: those that nothing opens; gets others that are found.  random: see `seal_value`.
-    Bounded in number and bytes: the leader asks until there are none.
-    """
-    primary = ring.primary
-    if primary is None:
-        return []
-    found: list[Json] = []
-    size = 0
-    for key_id in kv.sealing_keys():
-        key = ring.get(bytes.fromhex(key_id))
-        if key is None or key is primary:
-            continue
-        wanted = kv.sealed_under(key_id, MAX_RESEALED + len(damaged))
-        for (name, revision), entry in wanted.items():
-            size += len(entry.value)
-            if found and (len(found) == MAX_RESEALED or size > MAX_VALUE_BYTES):
-                return found
-            value = None if (name, revision) in damaged else _opened(key, (name, revision), entry, damaged)
-            if value is not None:
-                blob = seal_value(primary, name, value, random=random)
-                found.append(
-                    {
-                        "name": encode_value(name.encode()),
-                        "revision": revision,
-                        "blob": encode_value(blob),
-                    }
-                )
-    return found
-
-
-def _opened(key: Key, place: Place, entry: Entry, damaged: set[Place]) -> bytes | None:
-    try:
-        return open_value(key, place[0], entry.value)
-    except StorageError as error:
-        damaged.add(place)
-        _log.error("a sealed value cannot be sealed again", extra={"key": place[0], "reason": error.message})
-        return None
-
-
-def sealed_under(
-    key: Key, clear: Clear, request_id: str, *, random: Callable[[int], bytes] = os.urandom
-) -> tuple[str, str]:
+def sealed_under(key: Key, clear: Clear, request_id: str) -> tuple[str, str]:
     """A value under a key, in base64, and its digest."""
-    blob = seal_value(key, clear.name, clear.value, random=random)
+    blob = seal_value(key, clear.name, clear.value, random=os.urandom)
     return encode_value(blob), digest(key, clear.name, request_id, clear.value)

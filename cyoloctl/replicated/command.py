@@ -76,7 +76,6 @@ DIGEST_BYTES = 8
 KINDS = ("node", "client", "browser")
 """Whose request ids there are."""
 MAX_CALLER_LENGTH = 80
-_MAX_END_BYTES = 512
 _ORIGIN = re.compile(
     r"(?:node|browser|none|viewer|gateway|operator) (?:-|[0-9a-f]{32}|uid:[0-9]{1,10}) "
     r"(?:-|[0-9A-Za-z.:%_-]{1,64}) (?:-|[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)",
@@ -87,7 +86,6 @@ _ORIGIN = re.compile(
 # and the depth at which the parser gives up differs between Python versions.
 _MAX_BRACKETS = 200
 _MAX_ARGUMENT_DEPTH = 16
-_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 class Malformed(Exception):
@@ -176,45 +174,18 @@ def _tail(request_id: str, kind: str, caller: str, origin_json: bytes | None = N
     return b',%b,"%b",%b%b' % (canonical_bytes(request_id), *who, end)
 
 
-@lru_cache(maxsize=1024)
-def _end_of(kind: str, caller: str, origin: str) -> bytes | None:
-    """What follows a request id, its quotation mark first; None where there is no such caller.  Kept as
-    `_caller_json` is."""
-    origin_json = _origin_json(origin) if origin else None
-    if kind not in KINDS or not is_caller(caller) or (origin and origin_json is None):
-        return None
-    return _tail("", kind, caller, origin_json).removeprefix(b',"')
-
-
-@lru_cache(maxsize=1024)
-def _end(text: bytes) -> tuple[str, str, str] | None:
-    """Kind, caller and origin in what follows a request id, if it is written as `_end_of` does.
-
-    None means: ask somebody slower.
-    """
-    try:
-        value = _loaded(b'["' + text)
-    except ValueError:
-        return None
-    if type(value) is not list or len(value) != 4 or not all(type(each) is str for each in value):
-        return None
-    _, kind, caller, origin = value
-    return (kind, caller, origin) if origin and _end_of(kind, caller, origin) == text else None
-
-
 def _check_argument(value: object, depth: int = 0) -> None:
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return
     if kind is int:
-        if not _LEAST <= value <= 2**64:  # type: ignore[operator]  # an int, by the line above
+        if not -(2**63) <= value <= 2**64:  # type: ignore[operator]  # an int, by the line above
             raise InvalidInput("an integer in a command is outside the 64-bit range: send it as text")
     elif kind is dict and depth < _MAX_ARGUMENT_DEPTH:
         for key, item in value.items():  # type: ignore[attr-defined]  # a dict, by the line above
             if type(key) is not str:
                 raise InvalidInput("a key in a command is not text: use text keys")
-            if type(item) is not str:  # which is no call for most of it
-                _check_argument(item, depth + 1)
+            _check_argument(item, depth + 1)
     elif kind is list and depth < _MAX_ARGUMENT_DEPTH:
         for item in value:  # type: ignore[attr-defined]  # a list, by the line above
             _check_argument(item, depth + 1)
@@ -250,12 +221,12 @@ def encode_command(
     """
     if not is_request_id(request_id):
         raise InvalidInput("the request id is not valid: use 1 to 128 printable ascii characters, no spaces")
-    end = _end_of(kind, caller, origin)
-    if end is None:
+    if kind not in KINDS or not is_caller(caller) or (origin and not is_origin(origin)):
         raise InternalError("a command has no proper caller")
     _check_argument(arguments)
     head = canonical_bytes([machine, operation, arguments])
-    data = b"\x02%b,%b%b" % (head[:-1], canonical_bytes(request_id)[:-1], end)
+    tail = _tail(request_id, kind, caller, _origin_json(origin) if origin else None)
+    data = b"\x02" + head[:-1] + tail
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
     if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
@@ -281,46 +252,6 @@ def decode_command(data: bytes) -> Command:
 
     Raises Malformed, and nothing else, for any other bytes.
     """
-    return _usual(data) or _decoded(data)
-
-
-def _usual(data: bytes) -> Command | None:
-    """The command in these bytes, if it has a caller and an origin as many before, and a plain request id.
-
-    It is cut where it was put together: what is before the request id is read and compared as a whole
-    command is, and what is behind it is known.  None means: ask `_decoded`, which also knows what to say.
-    """
-    parts = data.rsplit(b'","', 3)
-    if len(parts) != 4 or len(data) > MAX_COMMAND_BYTES or data[0] != COMMAND_VERSION:
-        return None
-    head, _, plain = parts[0].rpartition(b'},"')
-    last = data[len(parts[0]) :]
-    end = _end(last) if len(last) <= _MAX_END_BYTES else None
-    if end is None or not plain.isalnum() or len(plain) > MAX_REQUEST_ID_LENGTH:
-        return None
-    text = head[1:] + b"}]"
-    try:
-        if data.count(b"{") + data.count(b"[") > _MAX_BRACKETS:
-            return None
-        value = decode(text)
-        machine, operation, arguments = value
-        if not (
-            type(value) is list
-            and type(machine) is str
-            and type(operation) is str
-            and type(arguments) is dict
-            and _has_integers_only(arguments)
-            and canonical_bytes(value) == text
-        ):
-            return None
-    except (ValueError, TypeError):
-        return None
-    kind, caller, origin = end
-    digest = _digest(text[:-1])
-    return Command(machine, operation, arguments, plain.decode("ascii"), kind, caller, -1, digest, origin)
-
-
-def _decoded(data: bytes) -> Command:
     if not data or data[0] not in (COMMAND_VERSION, _OLD_VERSION):
         if not data:
             raise Malformed("the command is empty: propose an encoded command")
@@ -397,12 +328,8 @@ def _has_integers_only(value: object) -> bool:
     elif kind is list:
         items = value  # type: ignore[assignment]  # a list, by the line above
     for item in items:
-        # Text, null and small integers, which is what most of it is, without a call for each.
-        if type(item) is str or item is None:
-            continue
-        if type(item) is int and _LEAST <= item <= _MOST:
-            continue
-        if not _has_integers_only(item):
+        # Text and null, which is what most of it is, without a call for each.
+        if type(item) is not str and item is not None and not _has_integers_only(item):
             return False
     return kind is not float
 

@@ -8,7 +8,8 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from cyoloctl.caller import CALLER
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, VersionMismatch
@@ -30,7 +31,8 @@ def step_of(request_id: str, step: str) -> str:
     return hashlib.sha256(f"cyoloctl step v1\0{step}\0{request_id}".encode()).hexdigest()
 
 
-class Planned(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Planned:
     """A write of one command, checked and not yet proposed.
 
     answer: what its caller gets, from the log index, the machine's value and the request id.
@@ -85,7 +87,7 @@ class Proposer:
             early = self._why_refused(machine, operation)
             if early is not None:
                 raise VersionMismatch(early)
-        identifier, command = _named(machine, operation, arguments, request_id, _here(self._node))
+        identifier, command = _named(machine, operation, arguments, request_id, self._node)
         result = await self.engine.propose(command, timeout_s=timeout_s)
         index, value = _outcome(machine, operation, result)
         return index, value, identifier
@@ -112,14 +114,13 @@ class Proposer:
         found: list[Any] = []
         named: list[tuple[int, str]] = []
         commands = []
-        here = _here(self._node)
         for planned, request_id in writes:
             try:
                 reason = self._why_refused(planned.machine, planned.operation)
                 if reason is not None:
                     raise VersionMismatch(reason)
                 name, command = _named(
-                    planned.machine, planned.operation, planned.arguments, request_id, here
+                    planned.machine, planned.operation, planned.arguments, request_id, self._node
                 )
             except CyoloctlError as error:
                 found.append(error)
@@ -165,10 +166,7 @@ class Proposer:
         self, machine: str, operation: str, arguments: Json, request_id: str
     ) -> tuple[int, Json] | None:
         """As `first_answer`, after the log index at which it was done."""
-        kind, name, origin = _here("")
-        command = encode_command(
-            machine, operation, arguments, request_id=request_id, kind=kind, caller=name, origin=origin
-        )
+        command = _command(machine, operation, arguments, request_id, CALLER.get().kind)
         result = self._first_result(command)
         return None if result is None else decode_result_with_index(result)
 
@@ -248,28 +246,29 @@ class Proposer:
             await self.fresh(timeout_s=timeout_s)
 
 
-def _here(node: str) -> tuple[str, str, str]:
-    """Kind and name of the present task's caller, and the origin of its commands.  node: this one's name."""
+def _command(
+    machine: str, operation: str, arguments: Json, request_id: str, kind: str, node: str = ""
+) -> bytes:
+    """A command on behalf of the present task's caller.  node: the name of this one."""
     caller = CALLER.get()
-    return caller.kind, caller.name.replace(" ", "-"), caller.origin(node)
-
-
-def _named(
-    machine: str, operation: str, arguments: Json, request_id: str | None, here: tuple[str, str, str]
-) -> tuple[str, bytes]:
-    """The request id of a command, made here where there is none, and the command.  here: see `_here`."""
-    identifier = request_id or os.urandom(16).hex()
-    kind, name, origin = here
-    command = encode_command(
+    return encode_command(
         machine,
         operation,
         arguments,
-        request_id=identifier,
-        kind="node" if request_id is None else kind,
-        caller=name,
-        origin=origin,
+        request_id=request_id,
+        kind=kind,
+        caller=caller.name.replace(" ", "-"),
+        origin=caller.origin(node),
     )
-    return identifier, command
+
+
+def _named(
+    machine: str, operation: str, arguments: Json, request_id: str | None, node: str
+) -> tuple[str, bytes]:
+    """The request id of a command, made here where there is none, and the command."""
+    identifier = request_id or os.urandom(16).hex()
+    kind = "node" if request_id is None else CALLER.get().kind
+    return identifier, _command(machine, operation, arguments, identifier, kind, node)
 
 
 def _outcome(machine: str, operation: str, result: bytes) -> tuple[int, Json]:

@@ -88,16 +88,10 @@ class RequestTable:
     pushes another's out.
     """
 
-    __slots__ = (
-        *("_by_caller", "_few", "_largest", "_limits", "_next", "_order", "_quiet_until_ms", "_ranked"),
-        "_records",
-    )
+    __slots__ = ("_by_caller", "_largest", "_limits", "_next", "_order", "_ranked", "_records")
 
     def __init__(self, limits: TableLimits) -> None:
         self._limits = limits
-        # With no more entries than this, none leaves before it expires: at this time the oldest does.
-        self._few = min(limits.soft, limits.hard)
-        self._quiet_until_ms = -1
         self._records: dict[str, bytes] = {}
         # (id, place) by age; those whose record is gone or another are skipped.
         self._order: deque[tuple[str, int]] = deque()
@@ -160,8 +154,6 @@ class RequestTable:
 
     def forget(self, steady_ms: int, *, at_once: int = _FORGET_AT_ONCE) -> Forgotten:
         """Drops what the limits no longer keep, at most ``at_once`` entries of it."""
-        if steady_ms < self._quiet_until_ms and len(self._records) <= self._few:
-            return _NOTHING
         limits, order, records = self._limits, self._order, self._records
         left = at_once
         found = _NOTHING
@@ -171,14 +163,12 @@ class RequestTable:
             if record is None or _HEAD.unpack_from(record)[2] != place:
                 order.popleft()  # forgotten before, for its caller's volume
                 continue
-            applied_ms, count = _HEAD.unpack_from(record)[1], len(records)
-            age = steady_ms - applied_ms
+            age, count = steady_ms - _HEAD.unpack_from(record)[1], len(records)
             if age >= limits.expiry_ms or (limits.keep_ms and count > limits.soft and age >= limits.keep_ms):
                 order.popleft()
             elif count > limits.hard:
                 request_id = self._of_the_largest()
             else:
-                self._quiet_until_ms = applied_ms + limits.expiry_ms
                 break
             left -= 1
             found = self._drop(request_id, found)

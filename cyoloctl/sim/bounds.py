@@ -166,9 +166,7 @@ def _rendezvous(state: Json, limits: StateLimits) -> Room:
 def _written(given: Json) -> int:
     """The most bytes that a command on keys could add."""
     steps = [given, *given.get("then", ()), *given.get("otherwise", ())]
-    puts = [step for step in steps if {"value", "blob", "digest"} & step.keys()]
-    sizes = [_kv_bytes(step["key"], step.get("value") or step.get("blob") or "") for step in puts]
-    return sum(sizes) + sum(_decoded(blob) for blob in given.get("blobs", ()))
+    return sum(_kv_bytes(step["key"], step["value"]) for step in steps if "value" in step)
 
 
 def _bytes_of(fields: Json) -> int:

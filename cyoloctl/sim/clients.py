@@ -13,13 +13,10 @@ from cyoloctl.raft.reads import ReadRequest
 from cyoloctl.replicated.command import encode_command, operation_of
 from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
-from cyoloctl.sim.operations import OF_NODES, draw
+from cyoloctl.sim.operations import OF_NODES, Step, draw
 from cyoloctl.sim.own_machine import OwnDraws
 from cyoloctl.sim.releases import is_newer
-from cyoloctl.sim.scene import Scene, Step
-from cyoloctl.sim.sealed_judge import SealedJudge
-from cyoloctl.sim.sealed_operations import sealed_again
-from cyoloctl.sim.sealers import Sealers
+from cyoloctl.sim.scene import Scene
 from cyoloctl.sim.told import Attempt
 from cyoloctl.sim.world import World
 
@@ -47,11 +44,6 @@ class Workload:
         """See `Scene`."""
         self.keepers: random.Random | None = None
         """See `Scene`."""
-        self.sealers = sealers = Sealers.of(world.seed)
-        """See `Scene`."""
-        if sealers is not None:
-            promises = world.invariants.model.promises
-            world.invariants.sealed = SealedJudge(sealers, lambda: promises.table)
         self.own: OwnDraws | None = None
         """What is proposed to a machine of a user's; None: there is none."""
 
@@ -120,7 +112,6 @@ class Workload:
             witnesses=self.witnesses,
             lockers=self.lockers,
             keepers=self.keepers,
-            sealers=self.sealers,
         )
         while True:
             machine, operation, arguments = step = draw(scene)
@@ -212,9 +203,7 @@ class Client:
         operation.request_id, operation.floor, operation.kind = earlier.request_id, -1, earlier.kind
         self._world.time.count("asked again")
         if self._rng.random() < 0.5:
-            operation.command = sealed_again(self._load.sealers, earlier.command)
-            if operation.command != earlier.command:
-                self._world.time.count("sealed otherwise")
+            operation.command = earlier.command
 
     def _finish(self, operation: Operation) -> None:
         if not operation.finished:
@@ -330,10 +319,6 @@ class Client:
             if node.replica is not None and node.life == life and error is None:
                 applied = node.replica.applied_index()
                 world.invariants.read(node, applied, operation.floor, name, node.state.counters.get(name))
-                sealed = world.invariants.sealed
-                wrong = None if sealed is None else sealed.wrong(node.state)
-                if wrong is not None:
-                    world.time.fail("sealed", f"{node.name} reads at {applied}: {wrong}")
                 self._load.operations += 1
                 world.time.count("read")
             self._finish(operation)

@@ -7,9 +7,8 @@ nobody keeps data, a run is as it was before there was any.
 from __future__ import annotations
 
 import random
-from base64 import b64decode, b64encode
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from base64 import b64encode
+from dataclasses import dataclass
 
 from cyoloctl.kv.machine import DELETED_AT_ONCE
 from cyoloctl.replicated.command import Command
@@ -144,7 +143,6 @@ KV = {
     "expire": _expire,
 }
 """How the arguments of each operation are drawn."""
-_PUTS = ("put", "put_clear", "put_sealed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,6 @@ class _Row:
     version: int
     ttl_ms: int | None
     end_ms: int | None
-    sealed: bool = False
 
 
 class Table:
@@ -165,21 +162,13 @@ class Table:
         self._rows: dict[str, _Row] = {}
         self._revision = 0
 
-    def applied(
-        self, request: Command, answer: Json, held: bool, now_ms: int, ring: Collection[str] = ()
-    ) -> str | None:
+    def applied(self, request: Command, answer: Json, held: bool, now_ms: int) -> str | None:
         """What is wrong with the answer to a command that was carried out just now; None: nothing.
 
-        held: whether the lock of its fence is held with its token.  ring: ids of the keys that there are.
+        held: whether the lock of its fence is held with its token.
         """
         given, operation = request.arguments, request.operation
         wrong = f"{answer} to {operation} {given} at {now_ms}, revision {self._revision}: {self._rows}"
-        if any(_key_id(blob) not in ring for blob in _blobs(given)):
-            return None if _code(answer) == "unavailable" else wrong
-        if operation == "reseal":
-            return None if self._resealed(given, answer, now_ms) else wrong
-        if self._opens_a_sealed_one(request, now_ms):
-            return None if _code(answer) == "conflict" else wrong
         if given.get("fence") is not None and not held:
             return None if _code(answer) == "fence_lost" else wrong
         if _code(answer) in ("fence_lost", "internal", "invalid_input"):
@@ -190,41 +179,13 @@ class Table:
             return None if self._prefix(given["prefix"], answer["value"], now_ms) else wrong
         if operation == "keep":
             return None if self._kept(given, answer, now_ms) else wrong
-        if operation in ("txn", "txn_sealed"):
+        if operation == "txn":
             return None if self._compared(given, answer, now_ms) else wrong
         return None if self._one(operation, given, answer, now_ms) else wrong
 
     def _live(self, key: str, now_ms: int) -> _Row | None:
         row = self._rows.get(key)
         return None if row is None or (row.end_ms is not None and row.end_ms <= now_ms) else row
-
-    def live(self, now_ms: int) -> dict[str, tuple[int, int, int, int | None]]:
-        """What is under each key: revision, created revision, version, end."""
-        rows = {key: row for key in self._rows if (row := self._live(key, now_ms)) is not None}
-        return {key: (row.revision, row.created, row.version, row.end_ms) for key, row in rows.items()}
-
-    def _is_sealed(self, key: str, now_ms: int) -> bool:
-        row = self._live(key, now_ms)
-        return row is not None and row.sealed
-
-    def _opens_a_sealed_one(self, request: Command, now_ms: int) -> bool:
-        """Whether a sealed value is to be compared, or replaced by one that nobody said is not to be."""
-        given = request.arguments
-        keys = [each["key"] for each in given.get("compare", ()) if each["target"] == "value"]
-        for step in (*given.get("then", ()), *given.get("otherwise", ())):
-            if "value" in step and "sealed" not in step:
-                keys.append(step["key"])
-        if request.operation == "put":
-            keys.append(given["key"])
-        return any(self._is_sealed(key, now_ms) for key in keys)
-
-    def _resealed(self, given: Json, answer: Json, now_ms: int) -> bool:
-        """At least what is there; what was there and is remembered may be sealed again too."""
-        there = 0
-        for each in given["values"]:
-            row = self._live(b64decode(each["name"]).decode(), now_ms)
-            there += row is not None and row.sealed and row.revision == each["revision"]
-        return _code(answer) is None and there <= answer["value"]["resealed"] <= len(given["values"])
 
     def _one(self, operation: str, given: Json, answer: Json, now_ms: int) -> bool:
         row = self._live(given["key"], now_ms)
@@ -235,7 +196,7 @@ class Table:
         if given["if_revision"] not in (None, revision):
             return code == ("already_exists" if given["if_revision"] == 0 else "conflict")
         if code is not None:  # `Bounds` knows whether there is room
-            return operation in _PUTS and code == "quota_exceeded"
+            return operation == "put" and code == "quota_exceeded"
         if operation == "delete":
             return (
                 self._changed(answer["value"]["revision"]) and self._rows.pop(given["key"], None) is not None
@@ -252,13 +213,12 @@ class Table:
     def _write(self, given: Json, value: Json, revision: int, now_ms: int) -> bool:
         old = self._live(given["key"], now_ms)
         row = _Row(
-            given.get("value", ""),
+            given["value"],
             revision,
             revision if old is None else old.created,
             1 if old is None else old.version + 1,
             given["ttl_ms"],
             None if given["ttl_ms"] is None else now_ms + given["ttl_ms"],
-            "digest" in given,
         )
         self._rows[given["key"]] = row
         found = value["created_revision"], value["version"], value["expires_unix_ms"]
@@ -281,7 +241,9 @@ class Table:
         if code is not None:
             return False
         end_ms = max(row.end_ms, now_ms + given["ttl_ms"])
-        self._rows[given["key"]] = replace(row, ttl_ms=given["ttl_ms"], end_ms=end_ms)
+        self._rows[given["key"]] = _Row(
+            row.value, row.revision, row.created, row.version, given["ttl_ms"], end_ms
+        )
         return bool(answer["value"] == {"revision": row.revision, "expires_unix_ms": end_ms})
 
     def _compared(self, given: Json, answer: Json, now_ms: int) -> bool:
@@ -308,20 +270,7 @@ class Table:
         for key, row in self._rows.items():
             if row.ttl_ms is not None and row.end_ms is not None:
                 end_ms = min(row.end_ms, to_ms + (0 if row.end_ms <= from_ms else row.ttl_ms))
-                self._rows[key] = replace(row, end_ms=end_ms)
-
-
-def _blobs(given: Json) -> Iterator[str]:
-    """The sealed values in the arguments of a command."""
-    if "blob" in given:
-        yield given["blob"]
-    yield from given.get("blobs", ())
-    yield from (each["blob"] for each in given.get("values", ()))
-
-
-def _key_id(blob: str) -> str:
-    """Of the key that opens a sealed value."""
-    return b64decode(blob)[2:6].hex()
+                self._rows[key] = _Row(row.value, row.revision, row.created, row.version, row.ttl_ms, end_ms)
 
 
 def _code(answer: Json) -> str | None:

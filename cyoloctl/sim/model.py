@@ -96,7 +96,7 @@ class Model:
         self._tables = {kind: _Table(limits.requests.of(kind)) for kind in _KINDS}
         self._executed: dict[tuple[str, str], int] = {}  # kind, id -> the last index where it was carried out
         self._drawn = _drawn()
-        self.promises = Promises(limits)
+        self._promises = Promises(limits)
         self.own: OwnJudge | None = None
         self._stamp = NO_STAMP
 
@@ -125,9 +125,6 @@ class Model:
             self.applied["refused as forgotten"] += 1
             return (None if code == "outcome_unknown" else wrong), False
         key = (request.kind, request.request_id)
-        if code == "unavailable":  # malformed: answered, and not remembered
-            self.applied[f"{request.machine}.{request.operation} refused"] += 1
-            return self._check(index, request, answer), False
         before, self._executed[key] = self._executed.get(key, -1), index
         if after is not None and after < before:
             return f"{name} of {after} was applied at {before} and again at {index}", True
@@ -158,7 +155,7 @@ class Model:
             return self._count(index, request, answer)
         if self.own is not None and (request.machine, request.operation) == ("machines", "apply"):
             return self.own.applied(request, answer, index, self._stamp.time_unix_ms)
-        wrong = self.promises.applied(request, answer, self._stamp)
+        wrong = self._promises.applied(request, answer, self._stamp)
         if request.machine == "clock" and "value" in answer:
             set_to = request.arguments["to_unix_ms"]
             self._stamp = Stamp(self._stamp.epoch + 1, set_to, self._stamp.steady_ms)

@@ -37,6 +37,7 @@ from cyoloctl.sim.plan import Plan
 from cyoloctl.sim.releases import LEVEL_1, LEVEL_2, state_of
 from cyoloctl.sim.timeline import RIGHT_MS, Timeline
 from cyoloctl.sim.upkeep import Upkeep
+from cyoloctl.sim.writing import elsewhere
 from cyoloctl.state import AppliedMembership, ClusterState
 
 __all__ = ["Node"]
@@ -66,7 +67,7 @@ class Node:
 
         memory: every start begins under a new raft id: the first with that log, later ones with an empty one.
         """
-        self._plan, self.time, self._network, self.invariants = plan, time, network, invariants
+        self.plan, self.time, self._network, self.invariants = plan, time, network, invariants
         self.name, self.memory, self.is_witness = name, memory, witness
         self.older = not memory and name in (plan.older or ())  # runs the older of two releases
         self.raft_id = RaftId(f"{name}~0" if memory else name)
@@ -274,8 +275,8 @@ class Node:
     def _new_links(self) -> Links:
         life = self.life
         # The last word is part of the seed: with another one every seed would be another run.
-        rng = random.Random(f"{self._plan.seed} {self.name} {life} sessions")
-        level = LEVEL_2.level if self._plan.leveled and not self.older else LEVEL_1.level
+        rng = random.Random(f"{self.plan.seed} {self.name} {life} sessions")
+        level = LEVEL_2.level if self.plan.leveled and not self.older else LEVEL_1.level
         return Links(
             PeerIdentity(
                 self.name, self.raft_id, "simulation", self.boot, "simulated:1", "0", self.boots, level
@@ -288,13 +289,13 @@ class Node:
             wall_clock=lambda: self.wall_unix_ms() / 1000,
             jitter=rng.random,
             first_call=rng.getrandbits(62),
-            max_unsent_bytes=self._plan.unsent_bytes,
+            max_unsent_bytes=self.plan.unsent_bytes,
         )
 
     def _new_replica(self) -> Replica:
         """The replica on the disk, not started."""
         life = self.life
-        plan = self._plan
+        plan = self.plan
         self.state = state_of(plan, older=self.older)
         self.machine = WatchedMachine(self.state, self.invariants, self)
         self.cluster_clock = ClusterClock(self.name, wall_unix_ms=self.wall_unix_ms, monotonic=self.clock)
@@ -313,16 +314,17 @@ class Node:
             machine=self.machine,
             clock=self.clock,
             cluster_clock=self.cluster_clock,
-            rng=random.Random(f"{self._plan.seed} {self.name} {life}"),
+            rng=random.Random(f"{self.plan.seed} {self.name} {life}"),
             send=self._send,
             run_in_background=lambda job: self._run_in_background(life, job),
             flush=self._flush,
             may_lead=self.verdicts.may_lead,
             view=self.links.view,
             stands_back=self.verdicts.stands_back,
-            limits=self._plan.limits,
+            limits=self.plan.limits,
         )
         self.verdicts.attach(replica, self.links)
+        replica.turns.write_elsewhere = elsewhere(self, replica)
         return replica
 
     def stop(self, *, power: bool) -> None:
@@ -422,7 +424,7 @@ class Node:
         if reason is not None:
             self._unwanted(reason)
             return
-        if self._leaves:
+        if self._leaves and not replica.turns.is_suspended:
             self._quit()
             return
         deadline = min(replica.next_deadline(), self.links.next_deadline())
@@ -467,7 +469,7 @@ class Node:
         self.time.count("upgraded")
 
     def _is_expected(self, reason: str) -> bool:
-        too_old = self.older and self._plan.leveled and reason == TOO_OLD
+        too_old = self.older and self.plan.leveled and reason == TOO_OLD
         return reason == REMOVED or too_old or (self.left_behind and reason == LEFT_BEHIND)
 
     def _unwanted(self, reason: str) -> None:

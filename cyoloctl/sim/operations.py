@@ -14,19 +14,17 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from cyoloctl.rendezvous.records import LIVE_STATES, Rendezvous, id_of_public_key
-from cyoloctl.sim import (
-    key_operations,
-    kv_operations,
-    lock_operations,
-    sealed_operations,
-    session_operations,
-)
-from cyoloctl.sim.scene import DAY_MS, Scene, Step
+from cyoloctl.sim import kv_operations, lock_operations, session_operations
+from cyoloctl.sim.scene import DAY_MS, Scene
 from cyoloctl.text import Json
 
-__all__ = ["OF_NODES", "OPERATIONS", "draw"]
+__all__ = ["OF_NODES", "OPERATIONS", "Step", "draw"]
 
 _KEY = "A" * 43 + "="
+_PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+Step = tuple[str, str, Json]
+"""A machine, an operation of it, and its arguments."""
 
 
 OF_NODES = {
@@ -49,9 +47,6 @@ def draw(scene: Scene) -> Step:
     locking = lock_operations.draw_lock(scene)
     if locking is not None:
         return "lock", locking, OPERATIONS["lock", locking](scene)
-    sealing = sealed_operations.draw_sealed(scene)
-    if sealing is not None:
-        return sealing
     keeping = kv_operations.draw_kv(scene)
     if keeping is not None:
         return "kv", keeping, OPERATIONS["kv", keeping](scene)
@@ -342,6 +337,111 @@ def _next_of_authorities(scene: Scene) -> Step | None:
     return "authorities", "finish" if going.issuing else "advance", given
 
 
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def _new_key_id(scene: Scene) -> str:
+    return f"fc{scene.rng.randrange(12):06x}"
+
+
+def _key_id(scene: Scene) -> str:
+    return scene.one_of([record.key_id for record in scene.state.keys.records()], _new_key_id(scene))
+
+
+def _print(scene: Scene) -> str:
+    return scene.pick("1", "1", "1", "1", "2") * 32
+
+
+def _announced(scene: Scene) -> list[str]:
+    return list(scene.state.keys.nodes()) if scene.rng.random() < 0.9 else [scene.member()]
+
+
+def _announce_key(scene: Scene) -> Json:
+    return {
+        "name": scene.one_of([scene.node], scene.record()),
+        "sealing_key": scene.pick(_KEY, _KEY, "B" * 42 + "A="),
+        "certificate_pem": _PEM,
+        "signature": "A" * 96,
+    }
+
+
+def _generate(scene: Scene) -> Json:
+    return {
+        "key_id": _new_key_id(scene),
+        "cluster_id": "c" * 32,
+        "fingerprint": _print(scene),
+        "wrapped": scene.blobs(_announced(scene) or [scene.member()]),
+    }
+
+
+def _wrap_key(scene: Scene) -> Json:
+    return {"key_id": _key_id(scene), "wrapped": scene.blobs(_announced(scene) or [scene.member()])}
+
+
+def _confirm_keys(scene: Scene) -> Json:
+    name = scene.one_of([scene.node], scene.record())
+    known = {record.key_id: record.fingerprint for record in scene.state.keys.records()}
+    held = scene.state.keys.unconfirmed(name) or [_key_id(scene)]
+    return {
+        "name": name,
+        "keys": {key: scene.one_of([known.get(key, "1" * 32)], _print(scene)) for key in held},
+    }
+
+
+def _reject_keys(scene: Scene) -> Json:
+    return {"name": scene.one_of([scene.node], scene.record()), "keys": [_key_id(scene)]}
+
+
+def _one_key(scene: Scene) -> Json:
+    return {"key_id": _key_id(scene)}
+
+
+def _forced(scene: Scene) -> Json:
+    return {"key_id": _key_id(scene), "force": scene.rng.random() < 0.5}
+
+
+def _import(scene: Scene) -> Json:
+    ids = sorted({_new_key_id(scene) for _ in range(scene.pick(1, 2))})
+    return {
+        "keys": [
+            {
+                "key_id": key_id,
+                "cluster_id": "d" * 32,
+                "fingerprint": "1" * 32,
+                "state": scene.pick("enabled", "disabled"),
+                "created_unix_ms": 5,
+                "retired_unix_ms": max(0, scene.now - 5_000),
+                "tokens_until_unix_ms": scene.end(),
+                "wrapped": scene.blobs(_announced(scene) or [scene.member()]),
+            }
+            for key_id in ids
+        ]
+    }
+
+
+def _key_policy(scene: Scene) -> Json:
+    return {"rotate_every_s": scene.pick(None, 3_600, 86_400), "keep_s": scene.pick(3_600, 86_400, 864_000)}
+
+
+def _next_of_keys(scene: Scene) -> Step | None:
+    machine, names = scene.state.keys, scene.key_members()
+    for name in sorted(names, key=lambda name: name != scene.node):
+        if name not in machine.nodes():
+            return "keys", "announce", {**_announce_key(scene), "name": name}
+    pending = [record for record in machine.records() if record.state in ("pending", "enabled")]
+    if not names or not pending:
+        return "keys", scene.pick("generate", "make"), _generate(scene)
+    record = scene.rng.choice(pending)
+    missing = [name for name in names if name not in record.wrapped]
+    waiting = [name for name in names if name not in record.holders]
+    if missing:
+        return "keys", "wrap", {"key_id": record.key_id, "wrapped": scene.blobs(missing)}
+    if waiting:
+        name = scene.node if scene.node in waiting else scene.rng.choice(waiting)
+        return "keys", "confirm", {"name": name, "keys": {record.key_id: record.fingerprint}}
+    return "keys", scene.pick("promote", "rotate"), {"key_id": record.key_id}
+
+
 # -- rendezvous -----------------------------------------------------------------------------------
 
 
@@ -503,7 +603,6 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("lock", "release"): lock_operations.release,
     ("lock", "break"): lock_operations.break_lock,
     **{("kv", operation): drawn for operation, drawn in kv_operations.KV.items()},
-    **{("kv", operation): drawn for operation, drawn in sealed_operations.SEALED.items()},
     ("members", "issue_invitation"): _issue,
     ("members", "invite_for"): _invite_for,
     ("members", "invite_witness"): lambda scene: _without_learner(_invite_for(scene)),
@@ -538,19 +637,19 @@ OPERATIONS: dict[tuple[str, str], Callable[[Scene], Json]] = {
     ("authorities", "finish"): _rotation,
     ("authorities", "abandon"): _rotation,
     ("authorities", "exempt"): _exempt,
-    ("keys", "announce"): key_operations.announce_key,
-    ("keys", "generate"): key_operations.generate,
-    ("keys", "make"): key_operations.generate,
-    ("keys", "wrap"): key_operations.wrap_key,
-    ("keys", "confirm"): key_operations.confirm_keys,
-    ("keys", "reject"): key_operations.reject_keys,
-    ("keys", "promote"): key_operations.one_key,
-    ("keys", "rotate"): key_operations.one_key,
-    ("keys", "disable"): key_operations.forced,
-    ("keys", "enable"): key_operations.one_key,
-    ("keys", "destroy"): key_operations.forced,
-    ("keys", "import"): key_operations.import_keys,
-    ("keys", "policy"): key_operations.key_policy,
+    ("keys", "announce"): _announce_key,
+    ("keys", "generate"): _generate,
+    ("keys", "make"): _generate,
+    ("keys", "wrap"): _wrap_key,
+    ("keys", "confirm"): _confirm_keys,
+    ("keys", "reject"): _reject_keys,
+    ("keys", "promote"): _one_key,
+    ("keys", "rotate"): _one_key,
+    ("keys", "disable"): _forced,
+    ("keys", "enable"): _one_key,
+    ("keys", "destroy"): _forced,
+    ("keys", "import"): _import,
+    ("keys", "policy"): _key_policy,
     ("sessions", "advance"): session_operations.advance_session,
     ("sessions", "advance_to"): session_operations.advance_to,
     ("sessions", "revoke_sid"): session_operations.revoke_sid,
@@ -589,6 +688,6 @@ _NEXT = (
     _next_of_members,
     _next_of_credentials,
     _next_of_authorities,
-    key_operations.next_of_keys,
+    _next_of_keys,
     _next_of_rendezvous,
 )

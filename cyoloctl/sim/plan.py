@@ -19,6 +19,7 @@ class Plan:
     unsent_bytes: a peer is cut off when more waits for it.  tables: limits of what the machines hold.
     older: who runs the older release at first; None: all run the same.  leveled: the newer one
     understands one level more.  codes: of machines that users wrote.
+    writes_elsewhere: now and then a journal is written while the replica goes on.
     """
 
     seed: int
@@ -28,3 +29,4 @@ class Plan:
     older: frozenset[str] | None = None
     leveled: bool = False
     codes: tuple[Code, ...] = ()
+    writes_elsewhere: bool = False

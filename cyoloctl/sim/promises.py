@@ -61,11 +61,10 @@ class Promises:
         self._register = Register(limits.credentials.credentials)
         self._removed: set[str] = set()
         self._admitted: dict[tuple[str, str], str] = {}  # name, public key -> the request it admitted
-        self._ring: set[str] = set()  # ids of the keys that are not destroyed
         self._destroyed = Destroyed(limits.keys.destroyed)
         self._epoch = 0
         self._leases = Leases(limits.locks.locks)
-        self.table = Table()
+        self._table = Table()
 
     def applied(self, request: Command, answer: Json, stamp: Stamp) -> str | None:
         """The promise that a command broke which was carried out just now, at a replicated time."""
@@ -74,7 +73,7 @@ class Promises:
             return self._leases.applied(request, answer, stamp)
         if request.machine == "kv":
             held = self._leases.holds(request.arguments.get("fence"), stamp)
-            return self.table.applied(request, answer, held, now_unix_ms, self._ring)
+            return self._table.applied(request, answer, held, now_unix_ms)
         check = _CHECKS.get((request.machine, request.operation))
         value = answer.get("value")
         if check is None or value is None:
@@ -213,16 +212,9 @@ class Promises:
 
     def _has_key(self, given: Json, value: Json, now_ms: int) -> str | None:
         if value["state"] == "destroyed":
-            self._ring.discard(value["key_id"])
             self._destroyed.add(value["key_id"], now_ms)
-            return None
-        self._ring.add(value["key_id"])
-        if value["key_id"] in self._destroyed:
+        elif value["key_id"] in self._destroyed:
             return f"key {value['key_id']} is {value['state']} after it was destroyed"
-        return None
-
-    def _has_keys(self, given: Json, value: Json, now_ms: int) -> str | None:
-        self._ring.update(value["imported"])
         return None
 
     def _set_time(self, given: Json, value: Json, now_ms: int) -> str | None:
@@ -232,7 +224,7 @@ class Promises:
         from_ms, to_s = value["from_unix_ms"], given["to_unix_ms"] // 1000 + 5
         if given["to_unix_ms"] < from_ms:
             self._destroyed.set_back(given["to_unix_ms"])
-            self.table.set_back(from_ms, given["to_unix_ms"])
+            self._table.set_back(from_ms, given["to_unix_ms"])
             for revoked in (self._sids, self._subs):
                 for key in [key for key, one in revoked.items() if self._may_be_forgotten(one, from_ms)]:
                     del revoked[key]
@@ -274,6 +266,5 @@ _CHECKS: dict[tuple[str, str], _Check] = {
     ("members", "remove"): Promises._remove,
     **{("keys", name): Promises._has_key for name in ("generate", "make", "wrap", "promote", "rotate")},
     **{("keys", name): Promises._has_key for name in ("disable", "enable", "destroy")},
-    ("keys", "import"): Promises._has_keys,
     ("clock", "set"): Promises._set_time,
 }

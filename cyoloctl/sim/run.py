@@ -104,7 +104,10 @@ class _Run:
         leveled = "levels" in faults
         if leveled or "releases" in faults:
             older = older_names(random.Random(f"{seed} releases"), [f"n{number}" for number in range(1, 4)])
-        self._world = World(Plan(seed, limits, unsent_bytes, self._tables, older, leveled, codes), late=late)
+        elsewhere = share_of(seed, "writes elsewhere") is not None
+        self._world = World(
+            Plan(seed, limits, unsent_bytes, self._tables, older, leveled, codes, elsewhere), late=late
+        )
         self._world.invariants.levels = LevelJudge() if leveled else None
         self._time = self._world.time
         self._load = Workload(

@@ -8,18 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cyoloctl.sim.sealers import Sealers
 from cyoloctl.state import ClusterState
-from cyoloctl.text import Json
 
-__all__ = ["DAY_MS", "Scene", "Step"]
+__all__ = ["DAY_MS", "Scene"]
 
 DAY_MS = 86_400_000
 
 _T = TypeVar("_T")
-
-Step = tuple[str, str, Json]
-"""A machine, an operation of it, and its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +28,6 @@ class Scene:
     witnesses: draws when one is invited, granted, or asked for what it must not have; None: nobody is one.
     lockers: draws who locks what; None: nobody does.
     keepers: draws who keeps what under which key; None: nobody does.
-    sealers: draws whose values are sealed, and knows what they say; None: nobody's are.
     """
 
     rng: random.Random
@@ -46,7 +40,6 @@ class Scene:
     witnesses: random.Random | None = None
     lockers: random.Random | None = None
     keepers: random.Random | None = None
-    sealers: Sealers | None = None
 
     @property
     def now(self) -> int:

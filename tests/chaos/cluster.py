@@ -52,12 +52,25 @@ class FaultNode:
         self.excused_status = DISK_FAILED
         self._network = network
         self._module = module
-        self._changes = {"CYOFAULT_COMPACT": str(compact_entries)}
+        self._trouble = base / f"{name}.trouble"
+        self._changes = {
+            "CYOFAULT_COMPACT": str(compact_entries),
+            "CYOFAULT_TROUBLE": str(self._trouble),
+        }
         self.clock_path: Path | None = base / f"{name}.clock" if clock else None
 
     def excuse(self, why: str, status: int = DISK_FAILED) -> None:
         """From now on it may end by itself with this status; with "" it may not."""
         self.excused, self.excused_status = why, status
+
+    def slow_down(self, sync_s: float) -> None:
+        """Let each sync of its journal take so much longer from now on; 0: no longer."""
+        if sync_s:
+            fresh = self._trouble.with_suffix(".new")
+            fresh.write_text(f"slow {sync_s}")
+            fresh.replace(self._trouble)
+        else:
+            self._trouble.unlink(missing_ok=True)
 
     @property
     def address(self) -> str:

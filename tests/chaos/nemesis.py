@@ -350,6 +350,19 @@ class Nemesis:
 
         return [node], detail, heal
 
+    def slow_disk(self, free: Sequence[FaultNode]) -> _Made:
+        """Syncs take long: of one node, or of all."""
+        nodes = list(free) if self._rng.random() < 0.3 else [self._victim(free)]
+        sync_s = self._rng.choice([0.005, 0.02, 0.02, 0.2])
+        for node in nodes:
+            node.slow_down(sync_s)
+
+        def heal() -> None:
+            for node in nodes:
+                node.slow_down(0)
+
+        return [], f"{self._named(nodes)}: {sync_s * 1000:g} ms", heal
+
     def clock(self, free: Sequence[FaultNode]) -> _Made:
         """Wall clocks of a minority step, some at a start, some of a leader; later they step back."""
         if any(timer.active.event.fault == "clock" for timer in self._timers):
@@ -410,6 +423,7 @@ FAULTS: dict[str, tuple[Callable[[Nemesis, Sequence[FaultNode]], _Made], bool, t
     "weather": (Nemesis.weather, False, (3.0, 8.0)),
     "disk-full": (Nemesis.disk_full, False, (2.0, 6.0)),
     "read-only": (Nemesis.read_only, False, (1.0, 3.0)),
+    "slow-disk": (Nemesis.slow_disk, False, (2.0, 8.0)),
     "clock": (Nemesis.clock, False, (3.0, 8.0)),
     "transfer": (Nemesis.transfer, False, (0.0, 0.1)),
 }

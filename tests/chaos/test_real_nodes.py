@@ -27,7 +27,7 @@ def _privilege() -> None:
 
 
 def test_real_nodes_under_faults_stay_linearizable_and_apply_once(tmp_path: Path) -> None:
-    faults = ["kill", "pause", "partition", "one-way", "weather", "read-only", "clock"]
+    faults = ["kill", "pause", "partition", "one-way", "weather", "read-only", "slow-disk", "clock"]
     report = tmp_path / "report"
 
     # Few entries to a snapshot: a busy machine writes only 150 or so.

@@ -34,6 +34,7 @@ from cyoloctl.raft.reads import ReadIndex
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.replication import Replication
 from cyoloctl.raft.snapshotting import Snapshotting
+from cyoloctl.raft.turns import Steps, Turns
 from cyoloctl.rendezvous.records import RendezvousLimits
 from cyoloctl.replicated.clock import ClockMachine
 from cyoloctl.replicated.requests import RequestTable
@@ -205,34 +206,65 @@ def no_second_sync(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sync_only(patch: pytest.MonkeyPatch, wanted: Callable[[int], bool]) -> None:
-    tick, sync = Replica.tick, Journal.sync
+    turn, writes = Replica._turn, Journal.writes
     state = {"number": 0}
 
-    def counted(self: Journal) -> None:
+    def counted(self: Journal) -> Steps:
         state["number"] += 1
         if wanted(state["number"]):
-            sync(self)
+            yield from writes(self)
 
-    def fresh(self: Replica) -> None:
+    def fresh(self: Replica) -> Steps:
         state["number"] = 0
-        tick(self)
+        yield from turn(self)
         state["number"] = 99
 
-    patch.setattr(Journal, "sync", counted)
-    patch.setattr(Replica, "tick", fresh)
+    patch.setattr(Journal, "writes", counted)
+    patch.setattr(Replica, "_turn", fresh)
 
 
 def failed_sync_is_retried(patch: pytest.MonkeyPatch) -> None:
     """After a failed sync the node goes on and syncs again."""
     commit = Journal._commit
 
-    def forgiving(self: Journal) -> None:
+    def forgiving(self: Journal) -> Steps:
         try:
-            commit(self)
+            yield from commit(self)
         except StorageError:
             self.failed = None
 
     patch.setattr(Journal, "_commit", forgiving)
+
+
+def input_comes_in_before_the_turn_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """What comes between the end of a write in another thread and the next tick is not held."""
+    written = Turns.written
+
+    def wrong(self: Turns) -> None:
+        written(self)
+        self.is_suspended = False
+
+    patch.setattr(Turns, "written", wrong)
+
+
+def only_voter_lets_others_go_on(patch: pytest.MonkeyPatch) -> None:
+    """The only voter shows what its disk does not hold yet."""
+    run = Turns.run
+
+    def wrong(self: Turns) -> bool:
+        self._may_suspend = lambda: True
+        return run(self)
+
+    patch.setattr(Turns, "run", wrong)
+
+
+def everything_leaves_during_a_write(patch: pytest.MonkeyPatch) -> None:
+    """While the journal is written in another thread, all messages leave, not only those of reads."""
+
+    def wrong(self: Replica) -> None:
+        self._release()
+
+    patch.setattr(Replica, "_go_on_reading", wrong)
 
 
 def votes_are_not_stored(patch: pytest.MonkeyPatch) -> None:
@@ -477,6 +509,9 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (no_second_sync, range(2000, 2003), {}, "persistence"),
     (failed_sync_is_retried, range(2010, 2020), {}, "disk, persistence, durability"),
     (votes_are_not_stored, range(2000, 2005), {}, "persistence"),
+    (input_comes_in_before_the_turn_goes_on, range(300, 330), {}, "failure"),
+    (only_voter_lets_others_go_on, range(300, 330), {"nodes": 1}, "durability"),
+    (everything_leaves_during_a_write, range(300, 330), {}, "persistence"),
     (learners_count, range(2000, 2020), {}, "durability, convergence"),
     (
         everyone_campaigns,
@@ -485,7 +520,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
         "election safety, leader completeness, durability, state machine safety, stale read, exactly once",
     ),
     (reads_without_confirmation, range(2000, 2040), {"faults": ("partition",), "nodes": 3}, "stale read"),
-    (commits_what_it_did_not_see, range(2060, 2080), {}, "state machine safety, exactly once"),
+    (commits_what_it_did_not_see, range(2078, 2096), {}, "state machine safety, exactly once"),
     (journal_cut_before_the_snapshot, range(2000, 2030), {}, "start, acknowledgement, durability"),
     (snapshot_is_not_synced, range(2000, 2040), {}, "start"),
     (rendezvous_are_unbounded, range(2000, 2005), {}, "bounds"),

@@ -14,7 +14,7 @@ from cyoloctl.sim.run import Report
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
-SEEDS = range(160000, 160012)
+SEEDS = range(160026, 160038)
 
 run = partial(run_seed, faults=("membership", "crash"), nodes=3)
 

@@ -68,7 +68,7 @@ def ca_key_is_sealed_to_it(patch: pytest.MonkeyPatch) -> None:
 
 PLANTED: list[tuple[Plant, range, str]] = [
     (never_gives_way, range(2010, 2030), "witness"),
-    (does_not_vote, range(2000, 2010), "liveness"),
+    (does_not_vote, range(2008, 2018), "liveness"),
     (keys_are_sealed_to_it, range(2000, 2010), "witness"),
     (ca_key_is_sealed_to_it, range(2104, 2112), "witness"),
 ]
