@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from benchmarks import tables
 from benchmarks.disks import measure_disks, slow_syncs
@@ -27,6 +25,7 @@ from benchmarks.report import Report, machine_facts, say
 from benchmarks.rounds import Pace, prepare
 from benchmarks.sections import Loads, measure_cli, measure_memory, measure_tls
 from benchmarks.systems import BenchmarkError, Cyoloctl, Etcd, Measured, scratch_directory
+from cyoloctl.process import interrupt_on_termination
 
 __all__ = ["main"]
 
@@ -151,10 +150,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; the exit status: 0 measured, 1 failed (with --strict: or a target missed), 130 interrupted."""
     options = parse(sys.argv[1:] if argv is None else argv)
@@ -162,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables.write_comparison(options.report, json.loads(options.source.read_text("utf-8")))
         return 0
     # An ended benchmark ends its members too.
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupt_on_termination()
     report = Report()
     status = 0
     try:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from benchmarks.growth_tables import write_growth
@@ -24,6 +22,7 @@ from benchmarks.operations import COUNTER, INCREMENT, PUT, requests_of
 from benchmarks.report import Cell, cell_of, machine_facts, plural, say
 from benchmarks.rounds import Pace, leader_of, prepare, request_round
 from benchmarks.systems import BenchmarkError, Cyoloctl, scratch_directory, until
+from cyoloctl.process import interrupt_on_termination
 
 __all__ = ["main"]
 
@@ -228,10 +227,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; the exit status: 0 measured, 1 failed, 130 interrupted."""
     options = parse(sys.argv[1:] if argv is None else argv)
@@ -239,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_growth(options.report, json.loads(options.source.read_text("utf-8")))
         return 0
     # An ended benchmark ends its members too.
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupt_on_termination()
     try:
         found = measure(options).as_json()
     except BenchmarkError as error:

@@ -906,14 +906,20 @@ def _entry(term: int, index: int) -> dict[str, Any]:
     return {**message, "entries": [(NO_OP, index + 1, term)]}
 
 
+async def _writing(engine: Engine, slow: HangingStore) -> Peer:
+    """The leader of a node that writes an entry to a disk that hangs."""
+    leader = Peer(engine, "a")
+    leader.lead(1)
+    await leader.wait_for("append_response")
+    slow.hang()
+    leader.say(_entry(1, 3))
+    await until(lambda: engine._replica.turns.is_suspended)
+    return leader
+
+
 async def test_loop_goes_on_and_reads_are_confirmed_while_the_journal_is_written(slow: HangingStore) -> None:
     async with running(store=slow) as engine:
-        leader = Peer(engine, "a")
-        leader.lead(1)
-        await leader.wait_for("append_response")
-        slow.hang()
-        leader.say(_entry(1, 3))
-        await until(lambda: engine._replica.turns.is_suspended)
+        leader = await _writing(engine, slow)
         leader.say(_entry(1, 4))
         leader.say({"type": "read_confirm", "seq": 5, "term": 1})
         assert (await leader.wait_for("read_confirmed"))["seq"] == 5
@@ -928,12 +934,7 @@ async def test_loop_goes_on_and_reads_are_confirmed_while_the_journal_is_written
 
 async def test_stop_waits_for_the_write_that_is_being_made(slow: HangingStore) -> None:
     async with running(store=slow) as engine:
-        leader = Peer(engine, "a")
-        leader.lead(1)
-        await leader.wait_for("append_response")
-        slow.hang()
-        leader.say(_entry(1, 3))
-        await until(lambda: engine._replica.turns.is_suspended)
+        await _writing(engine, slow)
         stopping = asyncio.create_task(engine.stop())
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):

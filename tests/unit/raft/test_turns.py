@@ -46,12 +46,18 @@ class Writer:
         self.finish()
 
 
-def follower() -> tuple[OurCluster, Writer]:
-    """`a` leads; `b` writes elsewhere."""
+def leading() -> OurCluster:
+    """`a` leads, and has written."""
     cluster = OurCluster("abc")
     cluster.elect("a")
     cluster.write("a", b"first")
     cluster.run(0.3)
+    return cluster
+
+
+def follower() -> tuple[OurCluster, Writer]:
+    """`a` leads; `b` writes elsewhere."""
+    cluster = leading()
     return cluster, Writer(cluster, "b")
 
 
@@ -141,10 +147,7 @@ def test_no_read_is_confirmed_in_a_term_that_is_being_written() -> None:
 
 
 def test_read_of_a_leader_is_served_while_its_journal_is_written() -> None:
-    cluster = OurCluster("abc")
-    cluster.elect("a")
-    cluster.write("a", b"first")
-    cluster.run(0.3)
+    cluster = leading()
     writer = Writer(cluster, "a")
     written = cluster.propose("a", b"second")
     cluster.tick("a")
@@ -161,10 +164,7 @@ def test_read_of_a_leader_is_served_while_its_journal_is_written() -> None:
 
 
 def test_roll_call_is_answered_when_the_write_has_ended() -> None:
-    cluster = OurCluster("abc")
-    cluster.elect("a")
-    cluster.write("a", b"first")
-    cluster.run(0.3)
+    cluster = leading()
     removal = cluster.remove("a", "c")
     cluster.tick("a")
     assert cluster.replica("a").considered() == {"a", "b"}
@@ -236,10 +236,7 @@ def test_replica_whose_disk_hangs_for_long_ends(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_change_that_was_held_is_answered_when_the_replica_fails() -> None:
-    cluster = OurCluster("abc")
-    cluster.elect("a")
-    cluster.write("a", b"first")
-    cluster.run(0.3)
+    cluster = leading()
     writer = Writer(cluster, "a")
     cluster.propose("a", b"second")
     cluster.tick("a")
