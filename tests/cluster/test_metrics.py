@@ -96,12 +96,13 @@ def test_metrics_count_what_was_asked_of_this_node(cluster: Cluster) -> None:
     assert after[increments] - before.get(increments, 0) == 20
     assert grew("cyoloctl_api_request_duration_seconds_count") >= 21
     assert grew("cyoloctl_commit_duration_seconds_count") >= 20
-    assert grew("cyoloctl_journal_sync_duration_seconds_count") >= 20
+    # Two others are a majority: one sync may bring several entries here.
+    assert grew("cyoloctl_journal_sync_duration_seconds_count") > 0
     assert 0 < grew("cyoloctl_commit_duration_seconds_sum") < 60
     # The other one applied them, synced them, and was not asked.
     assert increments not in after_there
     synced = "cyoloctl_journal_sync_duration_seconds_count"
-    assert total(after_there, synced) - total(before_there, synced) >= 20
+    assert total(after_there, synced) > total(before_there, synced)
     assert after["cyoloctl_state_entries", "counters"] == 1
 
 
@@ -131,13 +132,13 @@ def test_metrics_of_the_survivors_tell_of_a_killed_leader(cluster: Cluster) -> N
         led = sum(samples["cyoloctl_raft_is_leader",] for samples in after.values())
         gone = all(samples["cyoloctl_member_reachable", leader] == 0 for samples in after.values())
         shown = all(total(samples, "cyoloctl_cluster_problems") for samples in after.values())
-        return after if led == 1 and gone and shown else None
-
-    after = wait_until("another leader, and the problem", told)
-    assert after is not None
-    for name, samples in after.items():
         changes = ("cyoloctl_raft_leader_changes_total",)
-        assert samples[changes] - before[name][changes] >= 1
+        seen = all(samples[changes] > before[name][changes] for name, samples in after.items())
+        return after if led == 1 and gone and shown and seen else None
+
+    after = wait_until("another leader, which both have seen, and the problem", told)
+    assert after is not None
+    for samples in after.values():
         assert samples["cyoloctl_cluster_failure_tolerance",] == 0
         assert samples["cyoloctl_cluster_healthy",] == 0
     elections = ("cyoloctl_raft_elections_total",)

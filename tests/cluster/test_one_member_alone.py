@@ -98,6 +98,7 @@ def test_node_that_joined_and_was_removed_before_its_first_start_ends_and_says_s
     assert_refused(node.cli("node", "start", "--background"), 4, "n4 was removed from the cluster")
 
 
+@pytest.mark.alone  # the original has 1.5 s to answer for its place
 def test_copy_of_a_data_directory_started_beside_the_original_ends_and_says_so(cluster: Cluster) -> None:
     original = cluster["n2"]
     assert original.terminate() == 0
