@@ -175,7 +175,7 @@ def _disk_plots(report: Json, rows: Sequence[Json]) -> dict[str, str]:
     if not rows:
         return {}
     ordered = sorted(rows, key=lambda row: [PUT, READ, STALE].index(row["operation"]))
-    short = {PUT: "put", READ: "linearizable", STALE: "stale"}
+    short = {PUT: "put", READ: "read", STALE: "stale read"}
     plot = bars(
         "20 writers and two readers at the leader: p50, and p99 as the thin line",
         "milliseconds that each sync takes longer",
