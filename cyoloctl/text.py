@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
 __all__ = [
@@ -202,9 +203,6 @@ def parse_canonical_json(text: str) -> Any:
     return value
 
 
-_INFINITY = float("inf")
-
-
 class DuplicateName(ValueError):
     """An object names a field twice."""
 
@@ -251,7 +249,7 @@ def strict_json_decoder() -> json.JSONDecoder:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value in (_INFINITY, -_INFINITY):
+    if not isfinite(value):
         raise NotANumber(text)
     return value
 

@@ -45,7 +45,7 @@ class Forwarding:
     def __init__(self, core: Core, pending: ProposalQueue, machine: StateMachine) -> None:
         """pending: what waits at this node, its own and, while it leads, its peers'."""
         self._core = core
-        self.pending = self._pending = pending
+        self.pending = pending
         self._machine = machine
         self._forwarded: dict[int, _Forwarded] = {}
         self._bytes = 0
@@ -55,16 +55,16 @@ class Forwarding:
     def take_batch(self) -> list[Proposal]:
         """The next proposals that fit one log entry or message; none when all were cancelled."""
         committed = max(self._core.heard_commit, self._core.engine.commit_index())
-        return self._pending.take_batch(self._core.limits.entry_bytes, _ITEM_OVERHEAD_BYTES, committed)
+        return self.pending.take_batch(self._core.limits.entry_bytes, _ITEM_OVERHEAD_BYTES, committed)
 
     def forward(self) -> None:
         """Not the leader: hand what waits to the leader, once."""
         leader = self._core.live_leader()
-        for proposal in self._pending.take_remote():
+        for proposal in self.pending.take_remote():
             proposal.settle(None, NoLeader("not the leader"))
         if leader is None or self._core.clock() < self._not_before:
             return
-        while self._pending and self._bytes < self._core.limits.window_bytes:
+        while self.pending and self._bytes < self._core.limits.window_bytes:
             batch = self.take_batch()
             if batch:
                 size = sum(len(proposal.command) for proposal in batch)
@@ -83,7 +83,7 @@ class Forwarding:
 
     def refuse(self, reason: str) -> None:
         """As leader: what waits finds no room on the disks of the voters, now or soon."""
-        for proposal in self._pending.take_all():
+        for proposal in self.pending.take_all():
             _refuse(proposal, reason, sends=0)
 
     def leader_changed(self) -> None:
@@ -97,7 +97,7 @@ class Forwarding:
 
     def next_deadline(self) -> float:
         """When what waits is to be sent again; inf when nothing waits for that."""
-        if self._pending and self._not_before > self._core.clock():
+        if self.pending and self._not_before > self._core.clock():
             return self._not_before
         return math.inf
 
@@ -111,7 +111,7 @@ class Forwarding:
     def _take_back(self, node: Node | None) -> None:
         for key in sorted(self._forwarded, reverse=True):
             if node is None or self._forwarded[key].target == node:
-                self._pending.hold_again(self._end(key).batch)
+                self.pending.hold_again(self._end(key).batch)
 
     def _end(self, key: int) -> _Forwarded:
         forwarded = self._forwarded.pop(key)
@@ -127,7 +127,7 @@ class Forwarding:
         if not self._core.engine.is_leader():
             self._answer_forward(node, identifier, [], "not_leader")
             return
-        if self._pending.is_full():
+        if self.pending.is_full():
             self._answer_forward(node, identifier, [], "overloaded")
             return
         results: list[bytes] = [b""] * len(commands)
@@ -159,9 +159,7 @@ class Forwarding:
                 _log.warning("a peer's command is refused", extra={"peer": name, "role": role})
                 settled(position)(refusal, None)
             else:
-                self._pending.append(
-                    Proposal(command, settled(position), remote=True, after=afters[position])
-                )
+                self.pending.append(Proposal(command, settled(position), remote=True, after=afters[position]))
 
     def _answer_forward(self, node: Node, identifier: int, results: list[bytes], error: str | None) -> None:
         """Send the results, in messages well below the largest frame; the last one says that it is."""
@@ -217,7 +215,7 @@ class Forwarding:
                 again.append(proposal)
         if again:
             self._not_before = self._core.clock() + self._core.timing.transfer_retry_s
-            self._pending.hold_again(again)
+            self.pending.hold_again(again)
 
 
 def _failure(failures: list[CyoloctlError | None], count: int) -> str:
