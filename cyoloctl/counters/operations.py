@@ -39,34 +39,42 @@ class CounterOperations:
         self._watchers.all_changed()
 
     async def add(self, name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
-        """Add a signed amount.  Raises CounterOverflow."""
-        return await self._carry_out(self.plan_add(name, by=by), request_id, timeout_s)
+        """Add a signed amount.  Raises CounterOverflow, InternalError for an answer that is no counter."""
+        planned = self.plan_add(name, by=by)
+        added: CounterWritten = await self._proposer.carry_out(
+            planned, request_id=request_id, timeout_s=timeout_s
+        )
+        return added
 
     def plan_add(self, name: str, *, by: int) -> Planned:
         """The write of `add`."""
         return self._planned("add", {"name": name, "by": by})
 
     async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
-        """Set to 0; makes the counter if there is none."""
-        return await self._carry_out(self.plan_reset(name), request_id, timeout_s)
+        """Set to 0; makes the counter if there is none.  Raises as `add`."""
+        planned = self.plan_reset(name)
+        reset: CounterWritten = await self._proposer.carry_out(
+            planned, request_id=request_id, timeout_s=timeout_s
+        )
+        return reset
 
     def plan_reset(self, name: str) -> Planned:
         """The write of `reset`."""
         return self._planned("reset", {"name": name})
-
-    async def _carry_out(self, planned: Planned, request_id: str | None, timeout_s: float) -> CounterWritten:
-        """Raises InternalError when the leader's answer is no counter."""
-        written: CounterWritten = await self._proposer.carry_out(
-            planned, request_id=request_id, timeout_s=timeout_s
-        )
-        return written
 
     def _planned(self, operation: str, arguments: Json) -> Planned:
         def answer(index: int, value: Json, request_id: str) -> CounterWritten:
             number = value.get("value")
             if type(number) is not int:
                 raise InternalError("the leader's answer makes no sense: upgrade every node")
-            return {**self._counter(arguments["name"], number, index), "request_id": request_id}
+            return {
+                "name": arguments["name"],
+                "value": number,
+                "value_string": str(number),
+                "index": index,
+                "epoch": self._proposer.epoch(),
+                "request_id": request_id,
+            }
 
         return Planned("counter", operation, arguments, answer)
 

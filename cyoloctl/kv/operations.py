@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
+from binascii import a2b_base64
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypedDict, cast
@@ -244,10 +243,23 @@ class KvOperations:
         timeout_s: float,
     ) -> KvWritten:
         """Write.  Raises Conflict, AlreadyExists, QuotaExceeded, FenceLost."""
-        check_key(key)
+        planned = self.plan_put(
+            key=key,
+            value=value,
+            value_base64=value_base64,
+            if_revision=if_revision,
+            ttl_s=ttl_s,
+            fence=fence,
+            sealed=sealed,
+        )
+        if planned is not None:
+            written: KvWritten = await self._proposer.carry_out(
+                planned, request_id=request_id, timeout_s=timeout_s
+            )
+            return written
         data = _bytes_of(value, value_base64, "value")
         rest = {"if_revision": if_revision, "ttl_ms": _ttl_ms(ttl_s, "ttl_s"), "fence": _fence(fence)}
-        drawn_id = request_id or os.urandom(16).hex()
+        drawn_id = request_id or self._proposer.draw_id()
 
         def under(ring_key: Key | None) -> Json:
             if ring_key is None:
@@ -263,7 +275,7 @@ class KvOperations:
             timeout_s,
             timed=ttl_s is not None,
         )
-        return _written(key, data, bool(sealed), done, more)
+        return cast("KvWritten", {**_written(key, data, bool(sealed), done), **more})
 
     def plan_put(
         self,
@@ -278,15 +290,17 @@ class KvOperations:
     ) -> Planned | None:
         """The write of `put`; None where it waits for something first.  Raises InvalidInput."""
         check_key(key)
-        data = _bytes_of(value, value_base64, "value")
         if sealed or ttl_s is not None or (sealed is None and self._is_sealed(key)):
             return None
-        rest = {"if_revision": if_revision, "ttl_ms": None, "fence": _fence(fence)}
-        return self._planned(
-            _PUT[sealed],
-            {"key": key, "value": encode_value(data), **rest},
-            lambda done, more: _written(key, data, False, done, more),
-        )
+        data = _bytes_of(value, value_base64, "value")
+        arguments = {
+            "key": key,
+            "value": encode_value(data),
+            "if_revision": if_revision,
+            "ttl_ms": None,
+            "fence": _fence(fence),
+        }
+        return self._planned(_PUT[sealed], arguments, lambda done: _written(key, data, False, done))
 
     async def delete(
         self,
@@ -308,7 +322,7 @@ class KvOperations:
         """The write of `delete`.  Raises InvalidInput."""
         check_key(key)
         arguments = {"key": key, "if_revision": if_revision, "fence": _fence(fence)}
-        return self._planned("delete", arguments, lambda done, more: {"key": key, **done, **more})
+        return self._planned("delete", arguments, lambda done: {"key": key, **done})
 
     async def delete_prefix(
         self, *, prefix: str, request_id: str | None, timeout_s: float
@@ -330,7 +344,7 @@ class KvOperations:
     ) -> KvTransaction:
         """Raises InvalidInput naming the item, QuotaExceeded, FenceLost."""
         arguments, secrets = _transaction(compare, then, otherwise, fence)
-        drawn_id = request_id or os.urandom(16).hex()
+        drawn_id = request_id or self._proposer.draw_id()
 
         def under(ring_key: Key | None) -> Json:
             if ring_key is None:
@@ -349,7 +363,7 @@ class KvOperations:
             timeout_s,
             timed=_is_timed(arguments),
         )
-        return _transacted(arguments, done, rest)
+        return cast("KvTransaction", {**_transacted(arguments, done), **rest})
 
     def plan_txn(
         self, *, compare: list[Any], then: list[Any], otherwise: list[Any], fence: str | None
@@ -358,7 +372,7 @@ class KvOperations:
         arguments, secrets = _transaction(compare, then, otherwise, fence)
         if secrets or _is_timed(arguments) or any(self._is_sealed(key) for key, _ in _in_clear(arguments)):
             return None
-        return self._planned("txn", arguments, lambda done, more: _transacted(arguments, done, more))
+        return self._planned("txn", arguments, lambda done: _transacted(arguments, done))
 
     async def keep(
         self,
@@ -461,10 +475,16 @@ class KvOperations:
         _check_answer(done)
         return self._told(index, done, identifier)
 
-    def _planned(self, operation: str, arguments: Json, answer: Callable[[Json, Json], Any]) -> Planned:
+    def _planned(self, operation: str, arguments: Json, answer: Callable[[Json], Json]) -> Planned:
+        """answer: makes what this write's answer holds beside what every one does, which is added to it."""
+
         def told(index: int, done: Json, request_id: str) -> Any:
             _check_answer(done)
-            return answer(*self._told(index, done, request_id))
+            answered = answer(done)
+            answered["index"] = index
+            answered["epoch"] = self._proposer.epoch()
+            answered["request_id"] = request_id
+            return answered
 
         return Planned("kv", operation, arguments, told)
 
@@ -487,22 +507,43 @@ def _listed(key: str, entry: Entry, value: bytes | None) -> KvListed:
         "expires_at": None if entry.expires_unix_ms is None else rfc3339(entry.expires_unix_ms / 1000),
     }
     if value is not None:
-        listed["value_base64"] = b64encode(value).decode("ascii")
-        with suppress(UnicodeDecodeError):
-            listed["value"] = value.decode("utf-8")
+        _add_value(listed, value)
     return listed
 
 
-def _written(key: str, data: bytes, sealed: bool, done: Json, more: Json) -> KvWritten:
+def _written(key: str, data: bytes, sealed: bool, done: Json) -> Json:
     end = done["expires_unix_ms"]
-    entry = Entry(data, done["revision"], done["created_revision"], done["version"], None, end, sealed)
-    return cast("KvWritten", {**_listed(key, entry, data), **more})
+    written = {
+        "key": key,
+        "size": len(data),
+        "sealed": sealed,
+        "revision": done["revision"],
+        "created_revision": done["created_revision"],
+        "version": done["version"],
+        "expires_at": None if end is None else rfc3339(end / 1000),
+    }
+    _add_value(written, data)
+    return written
 
 
-def _transacted(arguments: Json, done: Json, more: Json) -> KvTransaction:
+def _add_value(listed: Any, value: bytes) -> None:
+    listed["value_base64"] = encode_value(value)
+    text = _text_of(value)
+    if text is not None:
+        listed["value"] = text
+
+
+def _text_of(value: bytes) -> str | None:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _transacted(arguments: Json, done: Json) -> Json:
     steps = arguments["then" if done["succeeded"] else "otherwise"]
     results = [_result(step, result) for step, result in zip(steps, done["results"], strict=True)]
-    return cast("KvTransaction", {**done, "results": results, **more})
+    return {**done, "results": results}
 
 
 def _result(step: Json, result: Json) -> KvResult:
@@ -541,7 +582,7 @@ def _bytes_of(value: object, value_base64: object, where: str) -> bytes:
             raise InvalidInput(f"field {where!r}: is not text: use {where}_base64") from None
     elif type(value_base64) is str:
         try:
-            data = b64decode(value_base64, validate=True)
+            data = a2b_base64(value_base64, strict_mode=True)
         except (BadBase64, ValueError):
             raise InvalidInput(f"field {where + '_base64'!r}: is not base64") from None
     else:
@@ -641,7 +682,7 @@ def _comparison(given: object, where: str) -> Json:
     }
     if given.get("target") == "value":
         data = _bytes_of(given.get("value"), given.get("value_base64"), f"{where}.value")
-        comparison["value"] = b64encode(data).decode("ascii")
+        comparison["value"] = encode_value(data)
     elif "value_base64" in given:
         raise InvalidInput(f"field {where!r}: value_base64 is for the target value")
     if type(comparison["value"]) is float:

@@ -8,10 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from cyoloctl.caller import CALLER
+from cyoloctl.caller import CALLER, Caller
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, VersionMismatch
 from cyoloctl.raft import MEASURED_S, Engine
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
@@ -22,6 +22,8 @@ __all__ = ["Planned", "Proposer", "step_of"]
 _log = logging.getLogger("cyoloctl.node")
 
 _LOOK_EVERY_S = 0.2
+_IDS_AT_ONCE = 256
+"""Request ids for which randomness is asked for at once: asking takes longer than making one of it."""
 _UNKNOWN_S = MEASURED_S
 """A majority's clocks are measured within this after a start, or nobody can say that time is behind."""
 
@@ -31,17 +33,21 @@ def step_of(request_id: str, step: str) -> str:
     return hashlib.sha256(f"cyoloctl step v1\0{step}\0{request_id}".encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class Planned:
     """A write of one command, checked and not yet proposed.
 
     answer: what its caller gets, from the log index, the machine's value and the request id.
     """
 
-    machine: str
-    operation: str
-    arguments: Json
-    answer: Callable[[int, Json, str], Any]
+    __slots__ = ("answer", "arguments", "machine", "operation")
+
+    def __init__(
+        self, machine: str, operation: str, arguments: Json, answer: Callable[[int, Json, str], Any]
+    ) -> None:
+        self.machine = machine
+        self.operation = operation
+        self.arguments = arguments
+        self.answer = answer
 
 
 class Proposer:
@@ -69,6 +75,7 @@ class Proposer:
         self._started_at = time.monotonic()
         self._in_time_until = self._started_at
         self._was_in_time = False
+        self._ids: list[str] = []  # drawn and not used yet
 
     def now_ms(self) -> int:
         """Cluster time in Unix milliseconds; see ``raft/clock.py``.  Never this machine's own clock."""
@@ -81,23 +88,24 @@ class Proposer:
 
         Raises VersionMismatch, and proposes nothing, while not every member understands it.
         """
-        if self._why_refused(machine, operation) is not None:
-            # The level may have been raised through another node.
-            await self.fresh(timeout_s=timeout_s)
-            early = self._why_refused(machine, operation)
-            if early is not None:
-                raise VersionMismatch(early)
-        identifier, command = _named(machine, operation, arguments, request_id, self._node)
-        result = await self.engine.propose(command, timeout_s=timeout_s)
-        index, value = _outcome(machine, operation, result)
-        return index, value, identifier
+        planned = Planned(machine, operation, arguments, _as_found)
+        found: tuple[int, Json, str] = await self.carry_out(
+            planned, request_id=request_id, timeout_s=timeout_s
+        )
+        return found
 
     async def carry_out(self, planned: Planned, *, request_id: str | None, timeout_s: float) -> Any:
         """The answer to a write.  Raises what `apply` does, and what making the answer does."""
-        found = await self.apply(
-            planned.machine, planned.operation, planned.arguments, request_id=request_id, timeout_s=timeout_s
-        )
-        return planned.answer(*found)
+        if self._why_refused(planned.machine, planned.operation) is not None:
+            # The level may have been raised through another node.
+            await self.fresh(timeout_s=timeout_s)
+            early = self._why_refused(planned.machine, planned.operation)
+            if early is not None:
+                raise VersionMismatch(early)
+        identifier, command = self._named(planned, request_id)
+        result = await self.engine.propose(command, timeout_s=timeout_s)
+        index, value = _outcome(planned, result)
+        return planned.answer(index, value, identifier)
 
     async def carry_out_all(
         self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
@@ -119,9 +127,7 @@ class Proposer:
                 reason = self._why_refused(planned.machine, planned.operation)
                 if reason is not None:
                     raise VersionMismatch(reason)
-                name, command = _named(
-                    planned.machine, planned.operation, planned.arguments, request_id, self._node
-                )
+                name, command = self._named(planned, request_id)
             except CyoloctlError as error:
                 found.append(error)
                 continue
@@ -134,7 +140,7 @@ class Proposer:
             try:
                 if isinstance(result, CyoloctlError):
                     raise result
-                index, value = _outcome(planned.machine, planned.operation, result)
+                index, value = _outcome(planned, result)
                 found[at] = planned.answer(index, value, name)
             except CyoloctlError as error:
                 found[at] = error
@@ -166,7 +172,7 @@ class Proposer:
         self, machine: str, operation: str, arguments: Json, request_id: str
     ) -> tuple[int, Json] | None:
         """As `first_answer`, after the log index at which it was done."""
-        command = _command(machine, operation, arguments, request_id, CALLER.get().kind)
+        command = _command(machine, operation, arguments, request_id, CALLER.get())
         result = self._first_result(command)
         return None if result is None else decode_result_with_index(result)
 
@@ -245,38 +251,67 @@ class Proposer:
         if not self._caught_up:
             await self.fresh(timeout_s=timeout_s)
 
+    def draw_id(self) -> str:
+        """A request id that nobody has."""
+        if not self._ids:
+            drawn = os.urandom(16 * _IDS_AT_ONCE).hex()
+            self._ids = [drawn[at : at + 32] for at in range(0, len(drawn), 32)]
+        return self._ids.pop()
+
+    def _named(self, planned: Planned, request_id: str | None) -> tuple[str, bytes]:
+        """The request id of a command, drawn here where there is none, and the command."""
+        identifier = request_id or self.draw_id()
+        kind = "node" if request_id is None else ""
+        return identifier, _command(
+            planned.machine,
+            planned.operation,
+            planned.arguments,
+            identifier,
+            CALLER.get(),
+            kind,
+            self._node,
+        )
+
 
 def _command(
-    machine: str, operation: str, arguments: Json, request_id: str, kind: str, node: str = ""
+    machine: str,
+    operation: str,
+    arguments: Json,
+    request_id: str,
+    caller: Caller,
+    kind: str = "",
+    node: str = "",
 ) -> bytes:
-    """A command on behalf of the present task's caller.  node: the name of this one."""
-    caller = CALLER.get()
+    """A command on behalf of a caller.  kind: whose the request id is, if not theirs.  node: this one."""
+    name, origin = _who(caller, node)
     return encode_command(
         machine,
         operation,
         arguments,
         request_id=request_id,
-        kind=kind,
-        caller=caller.name.replace(" ", "-"),
-        origin=caller.origin(node),
+        kind=kind or caller.kind,
+        caller=name,
+        origin=origin,
     )
 
 
-def _named(
-    machine: str, operation: str, arguments: Json, request_id: str | None, node: str
-) -> tuple[str, bytes]:
-    """The request id of a command, made here where there is none, and the command."""
-    identifier = request_id or os.urandom(16).hex()
-    kind = "node" if request_id is None else CALLER.get().kind
-    return identifier, _command(machine, operation, arguments, identifier, kind, node)
+@lru_cache(maxsize=1024)
+def _who(caller: Caller, node: str) -> tuple[str, str]:
+    """Name and origin of a caller, as commands hold them.  Kept: the same few write again and again."""
+    return caller.name.replace(" ", "-"), caller.origin(node)
 
 
-def _outcome(machine: str, operation: str, result: bytes) -> tuple[int, Json]:
+def _as_found(index: int, value: Json, request_id: str) -> tuple[int, Json, str]:
+    return index, value, request_id
+
+
+def _outcome(planned: Planned, result: bytes) -> tuple[int, Json]:
     """Log index and value of a result.  Raises what the machine refused."""
     try:
         return decode_result_with_index(result)
     except CyoloctlError:
         reason = refusal_reason(result)
         if reason is not None:
-            _log.warning("refused", extra={"operation": f"{machine}.{operation}", "reason": reason})
+            what = f"{planned.machine}.{planned.operation}"
+            _log.warning("refused", extra={"operation": what, "reason": reason})
         raise

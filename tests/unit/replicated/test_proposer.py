@@ -118,6 +118,16 @@ async def test_command_of_the_level_costs_no_barrier() -> None:
     assert (len(engine.proposed), engine.barriers) == (1, 0)
 
 
+async def test_request_ids_that_nobody_named_are_never_the_same() -> None:
+    count = 2 * proposer._IDS_AT_ONCE + 1
+    stood, engine = gated([None] * count)
+    for _ in range(count):
+        await stood.apply("counter", "add", {}, request_id=None, timeout_s=1.0)
+    ids = {decode_command(each).request_id for each in engine.proposed}
+    assert len(ids) == count
+    assert {len(each) for each in ids} == {32}
+
+
 # --- many at once ---------------------------------------------------------------------------------
 
 
