@@ -127,8 +127,6 @@ def _revision(event: Event) -> int:
 
 
 def _size(event: Event) -> int:
-    return (
-        _OVERHEAD_BYTES
-        + len(event.key.encode())
-        + (0 if event.previous is None else len(event.previous.value))
-    )
+    _, _, key, _, previous = event
+    replaced = 0 if previous is None else len(previous.value)
+    return _OVERHEAD_BYTES + (len(key) if key.isascii() else len(key.encode())) + replaced

@@ -273,20 +273,32 @@ class KvMachine(Observed, Machine):
         return self._write(put, given, index, now_unix_ms)
 
     def _write(self, put: Put, given: Json, index: int, now_unix_ms: int) -> Json:
-        self._refuse_lost_keys((put,))
-        self._refuse_clear((put,), now_unix_ms)
+        """A transaction of one put, which looks its key up once."""
+        old = self._entries.get(put.key)
+        live = None if old is None or old.is_due(now_unix_ms) else old
+        if put.sealed:
+            self._refuse_lost_key(put.value)
+        elif put.sealed is None and live is not None and live.sealed:
+            raise Refused(Conflict(SEALED_KEY.format(repr(put.key))))
         self._refuse_fence(given["fence"], now_unix_ms)
-        self._refuse_revision(put.key, given["if_revision"], now_unix_ms)
-        self._refuse_full((put,), now_unix_ms)
-        self._expire_due(index, now_unix_ms, (put.key,))
-        return self._carry_out((put,), index, now_unix_ms)[0]
+        self._refuse_revision(put.key, live, given["if_revision"])
+        self._refuse_more(_size(put.key, put.value) - (0 if old is None else _size(put.key, old.value)))
+        if self._ends:
+            self._expire_due(index, now_unix_ms, (put.key,))
+            old = live
+        revision = self._next(index)
+        result = self._put_step(put, old, revision, now_unix_ms)
+        self.revision = revision
+        self._end(index)
+        return result
 
     def _delete(self, given: Json, index: int, now_unix_ms: int) -> Json:
         key = given["key"]
         self._refuse_fence(given["fence"], now_unix_ms)
-        if self._live(key, now_unix_ms) is None:
+        entry = self._live(key, now_unix_ms)
+        if entry is None:
             raise Refused(NotFound(f"there is no key {key!r}"))
-        self._refuse_revision(key, given["if_revision"], now_unix_ms)
+        self._refuse_revision(key, entry, given["if_revision"])
         self._expire_due(index, now_unix_ms, ())
         revision = self._next(index)
         self._remove("delete", key, revision)
@@ -338,7 +350,7 @@ class KvMachine(Observed, Machine):
         if entry.expires_unix_ms is None:
             raise Refused(Conflict(f"the key {key!r} never expires: put it with a time to live"))
         expires_ms = max(entry.expires_unix_ms, now_unix_ms + given["ttl_ms"])
-        self._set(key, entry._replace(ttl_ms=given["ttl_ms"], expires_unix_ms=expires_ms))
+        self._set(key, entry._replace(ttl_ms=given["ttl_ms"], expires_unix_ms=expires_ms), entry)
         return {"revision": entry.revision, "expires_unix_ms": expires_ms}
 
     def _expire(self, given: Json, index: int, now_unix_ms: int) -> Json:
@@ -377,8 +389,9 @@ class KvMachine(Observed, Machine):
                 FenceLost(f"the lock {fence[0]} is not held with the token {fence[1]} any more: stop working")
             )
 
-    def _refuse_revision(self, key: str, wanted: int | None, now_unix_ms: int) -> None:
-        entry = self._live(key, now_unix_ms)
+    @staticmethod
+    def _refuse_revision(key: str, entry: Entry | None, wanted: int | None) -> None:
+        """entry: the key's, unless its time is over."""
         if wanted is None or wanted == (0 if entry is None else entry.revision):
             return
         if entry is None:
@@ -424,6 +437,10 @@ class KvMachine(Observed, Machine):
             entry = self._entries.get(step.key)
             more -= 0 if entry is None else _size(step.key, entry.value)
             more += _size(step.key, step.value) if type(step) is Put else 0
+        self._refuse_more(more)
+
+    def _refuse_more(self, more: int) -> None:
+        """more: bytes that are to be added."""
         if more > 0 and self.size + more > self._limits.quota:
             raise Refused(
                 QuotaExceeded(
@@ -447,31 +464,27 @@ class KvMachine(Observed, Machine):
                 if step.key in self._entries:
                     self._remove("delete", step.key, revision)
                 continue
-            old = self._entries.get(step.key)
-            entry = Entry(
-                value=step.value,
-                revision=revision,
-                created_revision=revision if old is None else old.created_revision,
-                version=1 if old is None else old.version + 1,
-                ttl_ms=step.ttl_ms,
-                expires_unix_ms=None if step.ttl_ms is None else now_unix_ms + step.ttl_ms,
-                sealed=step.sealed is True,
-            )
-            if entry.sealed:
-                self._sealed.put((step.key, revision), key_id_of(entry.value))
-            self._set(step.key, entry)
-            self._changes.add(Event(revision, "put", step.key, entry, old))
-            results.append(
-                {
-                    "revision": revision,
-                    "created_revision": entry.created_revision,
-                    "version": entry.version,
-                    "expires_unix_ms": entry.expires_unix_ms,
-                }
-            )
+            results.append(self._put_step(step, self._entries.get(step.key), revision, now_unix_ms))
         self.revision = revision
         self._end(index)
         return results
+
+    def _put_step(self, put: Put, old: Entry | None, revision: int, now_unix_ms: int) -> Json:
+        """old: the key's entry now."""
+        key, value, ttl_ms, sealed = put
+        created, version = (revision, 1) if old is None else (old.created_revision, old.version + 1)
+        expires_ms = None if ttl_ms is None else now_unix_ms + ttl_ms
+        entry = Entry(value, revision, created, version, ttl_ms, expires_ms, sealed is True)
+        if sealed:
+            self._sealed.put((key, revision), key_id_of(value))
+        self._set(key, entry, old)
+        self._changes.add(Event(revision, "put", key, entry, old))
+        return {
+            "revision": revision,
+            "created_revision": created,
+            "version": version,
+            "expires_unix_ms": expires_ms,
+        }
 
     def _expire_due(
         self, index: int, now_unix_ms: int, besides: Iterable[str], most: int = EXPIRED_AT_ONCE
@@ -493,8 +506,8 @@ class KvMachine(Observed, Machine):
                 self._remove("expire", key, revision)
             self._end(index)
 
-    def _set(self, key: str, entry: Entry) -> None:
-        old = self._entries.get(key)
+    def _set(self, key: str, entry: Entry, old: Entry | None) -> None:
+        """old: the key's entry now."""
         if old is not None:
             self.size -= _size(key, old.value)
         self.size += _size(key, entry.value)
@@ -531,7 +544,7 @@ class KvMachine(Observed, Machine):
             if entry.expires_unix_ms > latest_ms:
                 changed[key] = entry._replace(expires_unix_ms=latest_ms)
         for key, entry in changed.items():
-            self._set(key, entry)
+            self._set(key, entry, self._entries.get(key))
 
     def is_new(self) -> bool:
         """See Machine."""
@@ -590,7 +603,7 @@ class KvMachine(Observed, Machine):
 
 
 def _size(key: str, value: bytes) -> int:
-    return len(key.encode()) + len(value) + KEY_OVERHEAD_BYTES
+    return (len(key) if key.isascii() else len(key.encode())) + len(value) + KEY_OVERHEAD_BYTES
 
 
 def _summed(entries: Entries, changes: Changes) -> tuple[int, list[tuple[int, str]], Holdings]:

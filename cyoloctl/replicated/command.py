@@ -75,6 +75,7 @@ DIGEST_BYTES = 8
 
 KINDS = ("node", "client", "browser")
 """Whose request ids there are."""
+_WHO = {kind: b',"%b",' % kind.encode("ascii") for kind in KINDS}
 MAX_CALLER_LENGTH = 80
 _ORIGIN = re.compile(
     r"(?:node|browser|none|viewer|gateway|operator) (?:-|[0-9a-f]{32}|uid:[0-9]{1,10}) "
@@ -169,9 +170,17 @@ def _origin_json(origin: str) -> bytes | None:
 
 
 def _tail(request_id: str, kind: str, caller: str, origin_json: bytes | None = None) -> bytes:
-    end = b"]" if origin_json is None else b",%b]" % origin_json
-    who = kind.encode("ascii"), _caller_json(caller) or b""
-    return b',%b,"%b",%b%b' % (canonical_bytes(request_id), *who, end)
+    who = _WHO.get(kind, b""), _caller_json(caller) or b""
+    if origin_json is None:
+        return b",%b%b%b]" % (canonical_bytes(request_id), *who)
+    return b",%b%b%b,%b]" % (canonical_bytes(request_id), *who, origin_json)
+
+
+def _length_of_id(request_id: str) -> int:
+    """The length of a request id's JSON."""
+    if '"' in request_id or "\\" in request_id:
+        return len(canonical_bytes(request_id))
+    return len(request_id) + 2
 
 
 def _check_argument(value: object, depth: int = 0) -> None:
@@ -274,28 +283,31 @@ def decode_command(data: bytes) -> Command:
             and type(operation) is str
             and type(arguments) is dict
             and is_request_id(request_id)
+            and canonical_bytes(value) == text
         ):
             raise ValueError
         time_unix_ms, caller, origin = -1, "", ""
         if data[0] == COMMAND_VERSION:
-            if type(kind) is not str or kind not in KINDS or not is_caller(last):
+            who = _caller_json(last) if type(last) is str else None
+            if type(kind) is not str or kind not in KINDS or who is None:
                 raise ValueError
-            caller, origin_json = last, None
+            caller = last
+            length = len(kind) + len(who) + 5
             if more:
                 (origin,) = more
                 origin_json = _origin_json(origin) if type(origin) is str else None
                 if origin_json is None:
                     raise ValueError
-            tail = _tail(request_id, kind, caller, origin_json)
+                length += len(origin_json) + 1
         else:
             if more or type(kind) is not bool or type(last) is not int or not 0 <= last <= MAX_TIME_UNIX_MS:
                 raise ValueError
             time_unix_ms = last
-            tail = b",%b,%b,%d]" % (canonical_bytes(request_id), b"true" if kind else b"false", time_unix_ms)
+            length = (4 if kind else 5) + len(str(last)) + 3
             kind = "node" if kind else "client"
-        head = canonical_bytes([machine, operation, arguments])[:-1]
-        if head + tail != text:
-            raise ValueError
+        # What follows the arguments: a comma and the id, and what is counted above with commas and quotes.
+        length += 1 + _length_of_id(request_id)
+        head = text[:-length]
     except (ValueError, TypeError):  # TypeError: a JSON value that is no sequence
         raise Malformed("the command is malformed: propose what encode_command made") from None
     return Command(
@@ -320,18 +332,24 @@ def _loaded(data: bytes) -> Any:
 def _has_integers_only(value: object) -> bool:
     """Whether all numbers of JSON are integers of at most 20 characters."""
     kind = type(value)
-    if kind is int:
-        return -(10**19) < value < 10**20  # type: ignore[operator]  # an int, by the line above
-    items: Iterable[object] = ()
+    items: Iterable[object]
     if kind is dict:
         items = value.values()  # type: ignore[attr-defined]  # a dict, by the line above
     elif kind is list:
         items = value  # type: ignore[assignment]  # a list, by the line above
+    else:
+        items = (value,)
     for item in items:
-        # Text and null, which is what most of it is, without a call for each.
-        if type(item) is not str and item is not None and not _has_integers_only(item):
+        kind = type(item)
+        # Text and null, which is what most of it is, first.
+        if kind is str or item is None or kind is bool:
+            continue
+        if kind is int:
+            if not -(10**19) < item < 10**20:  # type: ignore[operator]  # an int, by the line above
+                return False
+        elif kind is float or not _has_integers_only(item):
             return False
-    return kind is not float
+    return True
 
 
 def digest_of(machine: str, operation: str, arguments: dict[str, Any]) -> bytes:

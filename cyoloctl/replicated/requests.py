@@ -1,10 +1,11 @@
 """The memory of answered requests that makes a repeated command apply once.
 
-A record is one bytes object, so that a table of any length is nothing for the
-garbage collector to walk: digest (8), steady time when applied (8), place in
-the table (8), log index (8), proposer time of a command of release 0.1.0 (8,
-all ones for others), length of the caller (1), caller, result.  About 270
-bytes per entry for a 32 character id and a counter's result.
+A record is the bytes that a snapshot holds, so that writing one costs no work
+per entry: length of the id (1), id, length of what follows (4), digest (8),
+steady time when applied (8), log index (8), proposer time of a command of
+release 0.1.0 (8, all ones for others), length of the caller (1), caller,
+result.  About 350 bytes per entry for a 32 character id and a counter's
+result; text, numbers and bytes alone, which the garbage collector lets go of.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 from cyoloctl.replicated.command import DIGEST_BYTES, MAX_REQUEST_ID_LENGTH, is_caller
 
 __all__ = ["LIMITS", "Forgotten", "RequestLimits", "RequestTable", "TableLimits"]
 
-_HEAD = struct.Struct(">8sQQQQB")
-_STORED = struct.Struct(">8sQQQB")  # in a snapshot: without the place
+_STORED = struct.Struct(">8sQQQB")
 _OLD = struct.Struct(">8sQQ")
 _COUNT = struct.Struct(">I")
 _NO_TIME = 2**64 - 1
@@ -69,15 +70,17 @@ LIMITS = RequestLimits(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(NamedTuple):
     """The highest log index, and the highest proposer time, among what was forgotten; -1 for none."""
 
-    index: int = -1
+    log_index: int = -1
     proposed_ms: int = -1
 
 
 _NOTHING = Forgotten()
+
+_Entry = tuple[str, int, bytes]
+"""Id, place in the table, record."""
 
 
 class RequestTable:
@@ -88,31 +91,33 @@ class RequestTable:
     pushes another's out.
     """
 
-    __slots__ = ("_by_caller", "_largest", "_limits", "_next", "_order", "_ranked", "_records")
+    __slots__ = ("_by_caller", "_entries", "_largest", "_limits", "_next", "_order", "_ranked")
 
     def __init__(self, limits: TableLimits) -> None:
         self._limits = limits
-        self._records: dict[str, bytes] = {}
-        # (id, place) by age; those whose record is gone or another are skipped.
-        self._order: deque[tuple[str, int]] = deque()
-        self._by_caller: dict[str, deque[str]] = {}
+        self._entries: dict[str, _Entry] = {}
+        # By age; those that are gone are skipped.
+        self._order: deque[_Entry] = deque()
+        self._by_caller: dict[str, deque[_Entry]] = {}
         # While it is full, (-count, place of the oldest, caller): never too low, maybe overtaken.
         self._largest: list[tuple[int, int, str]] = []
         self._ranked: set[tuple[int, int, str]] = set()  # what is in it
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._entries)
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._records
+        return request_id in self._entries
 
     def find(self, request_id: str) -> tuple[bytes, bytes] | None:
         """The digest of the command that had this id, and its first result."""
-        record = self._records.get(request_id)
-        if record is None:
+        entry = self._entries.get(request_id)
+        if entry is None:
             return None
-        return record[:DIGEST_BYTES], record[_HEAD.size + record[_HEAD.size - 1] :]
+        record = entry[2]
+        at = _start(record)
+        return record[at : at + DIGEST_BYTES], record[at + _STORED.size + record[at + _STORED.size - 1] :]
 
     def remember(
         self,
@@ -129,50 +134,63 @@ class RequestTable:
 
         proposed_ms: the time in a command of release 0.1.0.
         """
-        place, self._next = self._next, self._next + 1
-        name = caller.encode("ascii")
-        time = _NO_TIME if proposed_ms < 0 else proposed_ms
-        self._records[request_id] = b"".join(
-            (_HEAD.pack(digest, steady_ms, place, index, time, len(name)), name, result)
-        )
-        self._order.append((request_id, place))
-        self._count(caller, request_id)
+        name, key = caller.encode("ascii"), request_id.encode("ascii")
+        head = _STORED.pack(digest, steady_ms, index, _NO_TIME if proposed_ms < 0 else proposed_ms, len(name))
+        length = _COUNT.pack(_STORED.size + len(name) + len(result))
+        entry = (request_id, self._next, b"%c%b%b%b%b%b" % (len(key), key, length, head, name, result))
+        self._next += 1
+        self._entries[request_id] = entry
+        self._order.append(entry)
+        self._count(caller, entry)
 
-    def _count(self, caller: str, request_id: str) -> None:
-        ids = self._by_caller.get(caller)
-        if ids is None:
-            ids = self._by_caller[caller] = deque()
-        ids.append(request_id)
-        if len(self._records) >= self._limits.hard:
+    def _count(self, caller: str, entry: _Entry) -> None:
+        own = self._by_caller.get(caller)
+        if own is None:
+            own = self._by_caller[caller] = deque()
+        own.append(entry)
+        if len(self._by_caller) > 1 and len(self._entries) >= self._limits.hard:
             self._push(self._rank(caller))
         elif self._largest:
-            self._largest, self._ranked = [], set()  # no longer full: made again when it is
+            self._largest, self._ranked = [], set()  # nothing to compare: made again when there is
 
     def _rank(self, caller: str) -> tuple[int, int, str]:
-        ids = self._by_caller[caller]
-        return -len(ids), _HEAD.unpack_from(self._records[ids[0]])[2], caller
+        own = self._by_caller[caller]
+        return -len(own), own[0][1], caller
 
     def forget(self, steady_ms: int, *, at_once: int = _FORGET_AT_ONCE) -> Forgotten:
         """Drops what the limits no longer keep, at most ``at_once`` entries of it."""
-        limits, order, records = self._limits, self._order, self._records
-        left = at_once
-        found = _NOTHING
+        order = self._order
+        if not order:
+            return _NOTHING
+        limits, entries = self._limits, self._entries
+        left, highest, latest_ms = at_once, -1, -1
         while left and order:
-            request_id, place = order[0]
-            record = records.get(request_id)
-            if record is None or _HEAD.unpack_from(record)[2] != place:
+            entry = order[0]
+            if entries.get(entry[0]) is not entry:
                 order.popleft()  # forgotten before, for its caller's volume
                 continue
-            age, count = steady_ms - _HEAD.unpack_from(record)[1], len(records)
+            record = entry[2]
+            _, applied_ms, index, time, length = _STORED.unpack_from(record, _start(record))
+            age, count = steady_ms - applied_ms, len(entries)
             if age >= limits.expiry_ms or (limits.keep_ms and count > limits.soft and age >= limits.keep_ms):
                 order.popleft()
-            elif count > limits.hard:
-                request_id = self._of_the_largest()
-            else:
+            elif count <= limits.hard:
                 break
+            elif len(self._by_caller) == 1:
+                order.popleft()  # the oldest of its only caller
+            else:
+                entry = self._of_the_largest()
+                record = entry[2]
+                _, _, index, time, length = _STORED.unpack_from(record, _start(record))
             left -= 1
-            found = self._drop(request_id, found)
-        return found
+            del entries[entry[0]]
+            name_at = _start(record) + _STORED.size
+            self._discount(record[name_at : name_at + length].decode("ascii"))
+            if index > highest:
+                highest = index
+            if time != _NO_TIME and time > latest_ms:
+                latest_ms = time
+        return _NOTHING if left == at_once else Forgotten(highest, latest_ms)
 
     def _push(self, rank: tuple[int, int, str]) -> None:
         if not self._largest or len(self._largest) > 2 * len(self._by_caller) + 64:
@@ -183,7 +201,7 @@ class RequestTable:
             self._ranked.add(rank)
             heappush(self._largest, rank)
 
-    def _of_the_largest(self) -> str:
+    def _of_the_largest(self) -> _Entry:
         while True:
             rank = self._largest[0]
             caller = rank[2]
@@ -195,30 +213,21 @@ class RequestTable:
             if now is not None:
                 self._push(now)
 
-    def _drop(self, request_id: str, found: Forgotten) -> Forgotten:
-        record = self._records[request_id]
-        _, _, _, index, time, length = _HEAD.unpack_from(record)
-        caller = record[_HEAD.size : _HEAD.size + length].decode("ascii")
-        ids = self._by_caller[caller]
-        ids.popleft()  # the oldest of all, or of its caller, is its caller's oldest
-        if not ids:
+    def _discount(self, caller: str) -> None:
+        """The oldest of a caller was dropped: the oldest of all is its caller's, too."""
+        own = self._by_caller[caller]
+        own.popleft()
+        if not own:
             del self._by_caller[caller]
-        del self._records[request_id]
-        return Forgotten(
-            max(found.index, index), found.proposed_ms if time == _NO_TIME else max(found.proposed_ms, time)
-        )
 
     def encode(self) -> bytes:
-        """count (4 bytes), then for each entry by age: length of id (1), id, length of record (4), record.
-
-        A record is as in memory, without the place.
-        """
+        """The number of entries (4 bytes), and their records by age."""
         return self.freeze()()
 
     def freeze(self) -> Callable[[], bytes]:
         """`encode` of this moment, whatever comes meanwhile; the work is in the returned function."""
-        records, order = self._records.copy(), self._order.copy()
-        return lambda: _encoded(records, order)
+        entries, order = self._entries.copy(), self._order.copy()
+        return lambda: _encoded(entries, order)
 
     @classmethod
     def decode(cls, data: bytes, start: int, limits: TableLimits, steady_ms: int) -> tuple[RequestTable, int]:
@@ -305,17 +314,11 @@ def _entries(data: bytes, start: int) -> tuple[list[tuple[str, bytes]], int]:
     return found, at
 
 
-def _encoded(records: dict[str, bytes], order: deque[tuple[str, int]]) -> bytes:
-    parts = [_COUNT.pack(len(records))]
-    for request_id, place in order:
-        record = records.get(request_id)
-        if record is None:
-            continue
-        digest, steady_ms, at, index, time, length = _HEAD.unpack_from(record)
-        if at != place:
-            continue
-        key = request_id.encode("ascii")
-        rest = record[_HEAD.size :]
-        head = _STORED.pack(digest, steady_ms, index, time, length)
-        parts.append(b"%c%b%b%b%b" % (len(key), key, _COUNT.pack(_STORED.size + len(rest)), head, rest))
-    return b"".join(parts)
+def _start(record: bytes) -> int:
+    """Where the digest is."""
+    return 1 + record[0] + _COUNT.size
+
+
+def _encoded(entries: dict[str, _Entry], order: deque[_Entry]) -> bytes:
+    records = [entry[2] for entry in order if entries.get(entry[0]) is entry]
+    return b"".join((_COUNT.pack(len(records)), *records))

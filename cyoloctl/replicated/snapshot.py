@@ -31,9 +31,14 @@ class Remembered:
     requests: RequestTable
     horizon: int = -1
 
+    def forget(self, steady_ms: int) -> None:
+        """Drop what the limits no longer keep."""
+        self.forgot(self.requests.forget(steady_ms))
+
     def forgot(self, forgotten: Forgotten) -> None:
-        """These were forgotten."""
-        self.horizon = max(self.horizon, forgotten.index)
+        """These were dropped."""
+        if forgotten.log_index > self.horizon:
+            self.horizon = forgotten.log_index
 
 
 KINDS = ("client", "node", "browser", "refused")

@@ -280,7 +280,7 @@ def test_table_of_requests_agrees_with_a_slow_one(seed: int) -> None:
             slow.entries.append((request_id, caller, now_ms, index))
         at_once = draw.choice((2, 200))
         ids, highest = slow.forget(now_ms, at_once)
-        assert table.forget(now_ms, at_once=at_once).index == highest
+        assert table.forget(now_ms, at_once=at_once).log_index == highest
         assert not any(gone in table for gone in ids)
         assert len(table) == len(slow.entries) <= 12
         if index % 50 == 0:
@@ -289,6 +289,24 @@ def test_table_of_requests_agrees_with_a_slow_one(seed: int) -> None:
             assert places == sorted(places)
             table, _ = RequestTable.decode(encoded, 0, limits, now_ms)
             assert table.encode() == encoded
+
+
+def test_caller_that_filled_the_table_alone_is_known_to_have_the_most_when_another_comes() -> None:
+    table = RequestTable(TableLimits(soft=4, keep_ms=0, hard=4, expiry_ms=100))
+
+    def ask(request_id: str, caller: str, at_ms: int) -> None:
+        table.remember(request_id, b"8 bytes.", caller=caller, steady_ms=at_ms, index=at_ms, result=b"{}")
+        table.forget(at_ms)
+
+    for number, caller in enumerate("bbcccb"):  # more than there is room for, so that callers are compared
+        ask(f"{caller}{number}", caller, number)
+    table.forget(200)
+    assert len(table) == 0
+    for number in range(4):
+        ask(f"a{number}", "a", 200)
+    ask("b9", "b", 201)
+    assert "b9" in table
+    assert "a0" not in table
 
 
 def test_id_that_came_back_keeps_nothing_that_is_older_than_it() -> None:
