@@ -93,6 +93,7 @@ class CertificateRenewal:
         self._node = node
         self._name = str(node.name)
         self._pki_dir = pki_dir
+        self._watched = [os.path.join(pki_dir, file) for file in ("node.crt", "ca.crt", "ca.key")]
         self._tls = tls
         self._ask = ask
         self._on_renewed = on_renewed
@@ -252,9 +253,9 @@ class CertificateRenewal:
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
         found = []
-        for file in ("node.crt", "ca.crt", "ca.key"):
+        for path in self._watched:
             try:
-                status = os.stat(self._pki_dir / file)
+                status = os.stat(path)
                 found.append((status.st_mtime_ns, status.st_ino))
             except OSError:
                 found.append((0, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from cyoloctl import __version__
@@ -78,6 +79,28 @@ def _shown_break(one: Break) -> HistoryBreak:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The members at one moment, each asked for once: an idle node looks several times per second.
+
+    told: what each connected member, this node included, says about itself.
+    names: the members, those of the register, the voters and this node.
+    voters: by name.  leader: its name.
+    """
+
+    status: ReplicaStatus
+    peers: Mapping[str, PeerInfo]
+    told: Mapping[str, Json]
+    names: Collection[str]
+    voters: Collection[str]
+    leader: str | None
+
+    def newest(self) -> int:
+        """The newest commit index that is known."""
+        told: Iterable[int] = (info.get("commit_index", 0) for info in self.told.values())
+        return max([self.status.commit_index, *told])
+
+
 def _where(member: Record | None, peer: PeerInfo | None) -> str:
     """The address of another member: as an operator set it, as it says itself, or as it said last."""
     if peer is not None and (member is None or member.announced is None):
@@ -126,12 +149,12 @@ class MemberStatus:
 
     def describe(self) -> Json:
         """Facts about itself that this node sends to its peers, once per second."""
-        own = self._own()
-        self._observe(self._engine.status(), own)
+        status, peers = self._engine.status(), self._engine.peers()
+        own = self._own(status, peers)
+        self._observe(self._look_at(status, peers, own))
         return own
 
-    def _own(self) -> Json:
-        status = self._engine.status()
+    def _own(self, status: ReplicaStatus, peers: Mapping[str, PeerInfo]) -> Json:
         return {
             "role": status.role,
             "leader": None if status.leader is None else name_of(status.leader),
@@ -149,65 +172,67 @@ class MemberStatus:
             "disk_read_only": self._disk_read_only(),
             **self._certificates(),
             "pending_unix_ms": self._engine.clock.pending_unix_ms(),
-            "dialled": " ".join(name for name, peer in self._engine.peers().items() if peer.dialled),
+            "dialled": " ".join(name for name, peer in peers.items() if peer.dialled),
         }
 
-    def _told(self, own: Json) -> dict[str, Json]:
-        """What each connected member, this one included, says about itself."""
-        said = {name: peer.info for name, peer in self._engine.peers().items()}
-        return {name: _shown_facts(facts) for name, facts in {**said, self._node.name: own}.items()}
+    def _look(self, status: ReplicaStatus) -> _Look:
+        peers = self._engine.peers()
+        return self._look_at(status, peers, self._own(status, peers))
 
-    def _links(self) -> dict[str, Collection[str]]:
+    def _look_at(self, status: ReplicaStatus, peers: Mapping[str, PeerInfo], own: Json) -> _Look:
+        said = {name: peer.info for name, peer in peers.items()}
+        voters = {name_of(raft_id) for raft_id in status.voters}
+        names = {member.name for member in self._members.members()} | {self._node.name} | voters
+        return _Look(
+            status,
+            peers,
+            {name: _shown_facts(facts) for name, facts in {**said, self._node.name: own}.items()},
+            names - set(self._members.removed()),
+            voters,
+            None if status.leader is None else name_of(status.leader),
+        )
+
+    def _links(self, look: _Look) -> dict[str, Collection[str]]:
         """The links of each member that reports them, this one included."""
-        heard = {name: peer for name, peer in self._engine.peers().items() if not peer.silent}
+        heard = {name: peer for name, peer in look.peers.items() if not peer.silent}
         reported = {name: peer.links for name, peer in heard.items() if peer.pongs >= _SETTLED}
         return {self._node.name: frozenset(heard), **reported}
 
-    def _dialled(self) -> dict[str, Collection[str]]:
-        """Whom each member that says so has dialled, this one included."""
-        told = self._told(self._own())
-        return {name: facts["dialled"].split() for name, facts in told.items() if "dialled" in facts}
-
-    def _names(self, status: ReplicaStatus) -> set[str]:
-        """The members: those of the register, the voters and this node."""
-        names = {member.name for member in self._members.members()} | {self._node.name}
-        return (names | {name_of(raft_id) for raft_id in status.voters}) - set(self._members.removed())
-
-    def _observe(self, status: ReplicaStatus, own: Json) -> dict[str, Collection[str]]:
+    def _observe(self, look: _Look) -> dict[str, Collection[str]]:
         """Note how the members stand now; returns their links."""
-        names, voters = self._names(status), {name_of(raft_id) for raft_id in status.voters}
-        told = {name: facts for name, facts in self._told(own).items() if name in names}
-        leader = None if status.leader is None else name_of(status.leader)
-        links = self._links()
-        applied = {name: facts["applied_index"] for name, facts in told.items() if "applied_index" in facts}
+        told = {name: facts for name, facts in look.told.items() if name in look.names}
+        links = self._links(look)
         self._standing.observe(
             self._clock(),
-            applied=applied,
-            committed=max([status.commit_index, *(f.get("commit_index", 0) for f in told.values())]),
+            applied={
+                name: facts["applied_index"] for name, facts in told.items() if "applied_index" in facts
+            },
+            committed=max(
+                [look.status.commit_index, *(facts.get("commit_index", 0) for facts in told.values())]
+            ),
             astray=[
                 name
                 for name, facts in told.items()
-                if name in voters and leader is not None and facts.get("leader") != leader
+                if name in look.voters and look.leader is not None and facts.get("leader") != look.leader
             ],
-            apart=missing_links(links, voters, names),
+            apart=missing_links(links, look.voters, look.names),
         )
         return links
 
     def rows(self, status: ReplicaStatus) -> list[Member]:
         """The members by name.  status: of the engine, which the caller may use too."""
+        return self._rows(self._look(status))
+
+    def _rows(self, look: _Look) -> list[Member]:
+        status, leader = look.status, look.leader
         members = {member.name: member for member in self._members.members()}
-        names = self._names(status)
-        voters = {name_of(raft_id) for raft_id in status.voters}
-        leader = None if status.leader is None else name_of(status.leader)
-        peers = self._engine.peers()
-        told = self._told(self._own())
-        newest = max([status.commit_index, *(info.get("commit_index", 0) for info in told.values())])
+        newest = look.newest()
         skews = self._engine.clock.skews_ms() if self._engine.clock.now_unix_ms() else {}
         rows: list[Member] = []
-        for name in sorted(names):
+        for name in sorted(look.names):
             member = members.get(name)
-            peer = peers.get(name)
-            info = told.get(name, {})
+            peer = look.peers.get(name)
+            info = look.told.get(name, {})
             skew = skews.get(name)
             if name == self._node.name:
                 reachable, address = True, self._own_address()
@@ -217,7 +242,7 @@ class MemberStatus:
                 reachable = peer is not None and (not ids or any(i in status.connected for i in ids))
                 address = _where(member, peer)
             is_witness = self._members.is_witness(name)
-            role: ShownRole = "leader" if name == leader else "follower" if name in voters else "learner"
+            role: ShownRole = "leader" if name == leader else "follower" if name in look.voters else "learner"
             if role == "follower" and info.get("role") == "candidate":
                 role = "candidate"
             elif role == "follower" and is_witness:
@@ -251,20 +276,27 @@ class MemberStatus:
     def standing(self) -> tuple[set[str], set[str], list[tuple[str, str]]]:
         """The members that this node reaches, those that run, and the pairs without a link, by name."""
         status = self._engine.status()
-        rows = self.rows(status)
-        facts = self._facts(status, rows)
+        look = self._look(status)
+        rows = self._rows(look)
+        facts = self._facts(look, rows)
         linked = {str(row["name"]) for row in rows if row["reachable"]}
         return linked, linked | self._up(status, facts), list(facts.apart)
+
+    def problems(self) -> list[Problem]:
+        """The problems that `status` shows, for less: the log asks every second."""
+        look = self._look(self._engine.status())
+        return find_problems(self._facts(look, self._rows(look)), self._problems())
 
     def status(self) -> Status:
         """The cluster, its members and their problems."""
         status = self._engine.status()
-        rows = self.rows(status)
+        look = self._look(status)
+        rows, leader = self._rows(look), look.leader
         quorum = majority(len(status.voters))
         reachable = voters_up(status)
-        leader = None if status.leader is None else name_of(status.leader)
         now_ms, ahead_ms = self._engine.clock.now_unix_ms(), time_ahead_ms(self._engine)
-        facts = self._facts(status, rows)
+        facts = self._facts(look, rows)
+        dialled = {name: told["dialled"].split() for name, told in look.told.items() if "dialled" in told}
         problems = find_problems(facts, self._problems())
         return {
             "cluster": {
@@ -292,7 +324,7 @@ class MemberStatus:
                 "level": self._levels.level,
             },
             "members": rows,
-            "links": link_rows(facts.links, self._dialled(), sorted(str(row["name"]) for row in rows)),
+            "links": link_rows(facts.links, dialled, sorted(str(row["name"]) for row in rows)),
             "problems": problems,
             "history": [_shown_break(one) for one in self._history.breaks()],
         }
@@ -304,12 +336,9 @@ class MemberStatus:
         elsewhere = {name for pair in facts.apart if self._node.name in pair for name in pair}
         return connected | elsewhere.intersection(map(name_of, status.voters))
 
-    def _facts(self, status: ReplicaStatus, rows: list[Member]) -> Facts:
-        own = self._own()
-        links, now = self._observe(status, own), self._clock()
-        told = {
-            name: facts for name, facts in self._told(own).items() if name in {row["name"] for row in rows}
-        }
+    def _facts(self, look: _Look, rows: list[Member]) -> Facts:
+        links, now = self._observe(look), self._clock()
+        told = {name: facts for name, facts in look.told.items() if name in look.names}
         both = [(a, b) for a in links for b in links if a < b and self._node.name not in (a, b)]
         return Facts(
             self._engine,
@@ -319,7 +348,7 @@ class MemberStatus:
             lagging=self._standing.lagging(now),
             astray=self._standing.astray(now),
             links=links,
-            silent={name for name, peer in self._engine.peers().items() if peer.silent},
+            silent={name for name, peer in look.peers.items() if peer.silent},
             slow_syncs={
                 name: facts["slow_sync_ms"] for name, facts in told.items() if "slow_sync_ms" in facts
             },

@@ -122,7 +122,7 @@ class Service:
             machines=self.machines,
             raft_id=raft_id,
             process=process,
-            problems=lambda: self.member_status.status()["problems"],
+            problems=self.member_status.problems,
         )
         state.on_restore = self._on_restore
 

@@ -163,6 +163,7 @@ class Upkeep:
                     extra={"member": name},
                 )
             return False
+        expires_at = self._certificates.expires_at()
         wanted = Member(
             name=name,
             address=str(self._config.advertise),
@@ -170,8 +171,8 @@ class Upkeep:
             sealing_key=self._certificates.files.sealing_key,
             raft_id=self._raft_id,
             # Those who wait for it count on links that rest on it (see CertificateRenewal.ready).
-            certificate_expires_at=self._certificates.expires_at()
-            if mine is None or self._certificates.settled()
+            certificate_expires_at=expires_at
+            if mine is None or expires_at == mine.certificate_expires_at or self._certificates.settled()
             else mine.certificate_expires_at,
             key_hash=key_hash,
             witness=mine is not None and mine.witness,

@@ -222,6 +222,7 @@ def certificate_der(pem: str) -> bytes:
     return load_certificate(pem).public_bytes(serialization.Encoding.DER)
 
 
+@lru_cache(maxsize=16)
 def certificate_sha256(pem: str) -> str:
     """The SHA-256, in hex, of a certificate: what ``openssl x509 -fingerprint -sha256`` prints.
 
@@ -230,6 +231,7 @@ def certificate_sha256(pem: str) -> str:
     return load_certificate(pem).fingerprint(hashes.SHA256()).hex()
 
 
+@lru_cache(maxsize=16)
 def public_key_sha256(pem: str) -> str:
     """The SHA-256, in hex, of the public key (SubjectPublicKeyInfo) in a certificate, request or public key.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -429,6 +430,25 @@ async def test_three_members_in_order_are_no_problem(tmp_path: Path) -> None:
     assert told["disk_total_bytes"] == space.total_bytes
 
 
+async def test_one_look_at_the_members_asks_the_disk_and_the_certificates_once(tmp_path: Path) -> None:
+    world = World(tmp_path / "n1")
+    status, asked = world.service.member_status, Counter[str]()
+
+    def counted(what: str, facts: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+        def ask() -> dict[str, Any]:
+            asked[what] += 1
+            return facts()
+
+        return ask
+
+    status._disk = counted("disk", status._disk)
+    status._certificates = counted("certificates", status._certificates)
+    for look in (status.problems, status.status, status.describe, status.standing):
+        asked.clear()
+        look()
+        assert asked == {"disk": 1, "certificates": 1}
+
+
 async def test_address_shown_is_where_a_member_says_it_is_now_or_what_an_operator_set(tmp_path: Path) -> None:
     world = World(tmp_path / "n1")
 
@@ -456,6 +476,8 @@ async def test_problem_is_found_with_its_member_and_a_command_that_exists(code: 
     if done is not None:
         await done
     assert (code, member) in world.codes()
+    # What the log tells of.
+    assert world.service.member_status.problems() == world.problems()
     assert world.healthy() == (code not in UNHEALTHY and "n2" in world.engine.told)
     for found in world.problems():
         command = found["command"]
