@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import select
+import time
+from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from cyoloctl.cli import output
 from cyoloctl.cli.invocation import Invocation, Leaf, RequestIdOption, check_stdin, command
 from cyoloctl.cli.parameters import Argument, Option
-from cyoloctl.control.batch import MAX_LINE_BYTES, MAX_OPERATIONS, fitting, is_settled, read_line, send
-from cyoloctl.control.blocking import run as run_steps
+from cyoloctl.control.batch import (
+    MAX_LINE_BYTES,
+    MAX_OPERATIONS,
+    MAX_REQUEST_BYTES,
+    fitting,
+    is_settled,
+    read_line,
+    send,
+)
+from cyoloctl.control.blocking import OverlappingRunner
 from cyoloctl.errors import (
     CyoloctlError,
     Interrupted,
@@ -24,8 +35,7 @@ from cyoloctl.paths import file_error, quoted
 from cyoloctl.text import compact_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from queue import Queue
+    from collections.abc import Callable, Iterable, Sequence
 
     _Decode = Callable[[bytes], dict[str, Any] | None] | None
 
@@ -34,8 +44,6 @@ __all__ = ["COMMANDS"]
 _READ_BYTES = 65536
 # With more lines than this, what reads and writes JSON faster is worth the time that loading it takes.
 _MANY = 1024
-# Pieces of the input that wait: a node has always something to do, and memory has a bound.
-_WAITING = 8
 
 
 @command()
@@ -72,8 +80,9 @@ def batch(
 
     run = _Run(invocation, file, request_id or new_request_id(), stop_on_error=stop_on_error)
     try:
-        for lines in _requests(file, from_):
-            run.carry_out(lines)
+        lines = _Input(file, from_)
+        while some := lines.next(before_wait=run.show):
+            run.carry_out(some, read_ahead=lines.read_ahead)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {run.again()}") from None
     except output.OutputClosed:
@@ -118,7 +127,11 @@ class _Line(NamedTuple):
 
 
 class _Run:
-    """A run, and what became of its lines so far."""
+    """A run, and what became of its lines so far.
+
+    The results of a request are shown while the next one is on its way.  That one leaves when they are
+    known, so no line is carried out before one in front of it, whatever becomes of it.
+    """
 
     def __init__(self, invocation: Invocation, file: str, name: str, *, stop_on_error: bool) -> None:
         self._mode, self._sent = invocation.mode, invocation.sent
@@ -128,42 +141,67 @@ class _Run:
         self._kept = self._client.caller.keep_connections()
         self._count = self._failed = 0
         self._worst: CyoloctlError | None = None
+        self._answered: list[dict[str, Any]] = []  # and not yet shown
+        self._showing_s = 0.0
         self._at: object = None
         self._encode = _encode
 
-    def carry_out(self, lines: Sequence[_Line]) -> None:
-        """Have these lines carried out, and print a result for each.
+    def carry_out(self, lines: Sequence[_Line], *, read_ahead: Callable[[], None]) -> None:
+        """Have these lines carried out.  Their results are shown by the next call, or by `show`.
 
+        read_ahead: called while a node works.
         Raises what ends the run: also the error of a line after which no other is tried.
         """
         operations = [line.given for line in lines if line.is_operation]
-        results = iter(self._ask(operations) if operations else ())
-        answered: list[dict[str, Any]] = []
+        results = iter(self._ask(operations, read_ahead) if operations else ())
+        self.show()
         error: CyoloctlError | None = None
         for line in lines:
             result = next(results, None) if line.is_operation else line.given
             if result is None:
                 break  # the one before it is the last
-            answered.append(result)
+            self._answered.append(result)
             error = self._counted(result)
             if error is not None and self._stop_on_error:
                 break
-        self._write(answered)
-        self._at = next((each["id"] for each in reversed(answered) if each["id"] is not None), self._at)
         if error is not None and (self._stop_on_error or not is_settled(error)):
+            self.show()
             raise self._of_the_worst(f"{error.message}; no line after it was tried: {self.again()}")
 
-    def _ask(self, operations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        self._at = operations[0]["id"]
-        steps = send(self._client.caller, operations, self._name, stop_on_error=self._stop_on_error)
+    def _ask(
+        self, operations: Sequence[dict[str, Any]], read_ahead: Callable[[], None]
+    ) -> list[dict[str, Any]]:
+        def meanwhile() -> None:
+            self.show()
+            self._at = operations[0]["id"]
+            read_ahead()
+
+        steps = send(
+            self._client.caller,
+            operations,
+            self._name,
+            stop_on_error=self._stop_on_error,
+            clock=lambda: time.monotonic() - self._showing_s,
+        )
         try:
-            return run_steps(steps)
+            return OverlappingRunner(meanwhile).run(steps)
         except NotFound:  # the path: a batch names nothing else
             raise VersionMismatch(
                 "the node still runs an earlier release, which knows no batches: upgrade it"
             ) from None
         finally:
             self._sent.clear()
+
+    def show(self) -> None:
+        """Print the results that were not printed yet."""
+        answered, self._answered = self._answered, []
+        if not answered:
+            return
+        self._at = next((each["id"] for each in answered if each["id"] is not None), self._at)
+        began = time.monotonic()
+        self._write(answered)
+        self._showing_s += time.monotonic() - began
+        self._at = next((each["id"] for each in reversed(answered) if each["id"] is not None), self._at)
 
     def _counted(self, result: dict[str, Any]) -> CyoloctlError | None:
         """The error in a result, which counts for the exit status."""
@@ -216,35 +254,93 @@ class _Run:
 # --- the input ------------------------------------------------------------------------------------
 
 
-def _requests(file: str, first: str | None) -> Iterator[list[_Line]]:
-    """The lines of the input, by the request: what is there, and no more than one takes."""
-    from collections import deque
-    from queue import Empty, Queue
-    from threading import Thread
+class _Input:
+    """The lines of a file or of stdin, by the request.
 
-    pieces: Queue[list[_Line] | CyoloctlError | None] = Queue(_WAITING)
-    source = _open(file)
-    # A daemon: it may wait for input that never comes while the command ends.
-    Thread(target=_read, args=(source, file, pieces), daemon=True).start()
-    waiting: deque[_Line] = deque()
-    ended = False
-    while not ended or waiting:
-        try:
-            piece = pieces.get(block=not waiting) if not ended else None
-        except Empty:
-            piece = []
-        if isinstance(piece, CyoloctlError):
-            raise piece
-        ended = ended or piece is None
-        for line in piece or ():
-            if first is not None and str(line.given.get("id")) != first:
+    first: the id of the line with which to begin; None: the first one.
+    """
+
+    def __init__(self, file: str, first: str | None) -> None:
+        self._file, self._first = file, first
+        self._source = _open(file)
+        self._poll = select.poll()
+        self._poll.register(self._source, select.POLLIN)
+        self._rest, self._number, self._skips = b"", 0, False
+        self._decode: _Decode = None
+        self._waiting: deque[_Line] = deque()
+        self._waiting_bytes = 0
+        self._ended = False
+        self._error: CyoloctlError | None = None
+
+    def next(self, *, before_wait: Callable[[], None]) -> list[_Line]:
+        """The lines that are there, no more than one request takes; none: there are no more.
+
+        before_wait: called before it waits for a line, and before it raises or ends.
+        """
+        self.read_ahead()
+        if not self._waiting:
+            before_wait()
+        while not self._waiting and not self._ended:
+            self._poll.poll()
+            self.read_ahead()
+        if self._waiting:
+            some = [self._waiting.popleft() for _ in range(fitting(line.text for line in self._waiting))]
+            self._waiting_bytes -= sum(len(line.text) for line in some)
+            return some
+        if self._error is not None:
+            raise self._error
+        if self._first is not None:
+            raise NotFound(f"no line has the id {self._first[:128]!r}: nothing was sent")
+        return []
+
+    def read_ahead(self) -> None:
+        """Read what is there, up to a whole request.  Waits for nothing."""
+        while (
+            not self._ended
+            and len(self._waiting) < MAX_OPERATIONS
+            and self._waiting_bytes < MAX_REQUEST_BYTES
+            and self._poll.poll(0)
+        ):
+            try:
+                data = os.read(self._source, _READ_BYTES)
+            except OSError as error:
+                which = "stdin" if self._file == "-" else self._file
+                self._error = file_error(which, error, "read the operations from")
+                self._ended = True
+            else:
+                self._ended = not data
+                self._add(self._lines(data) if data else self._last())
+
+    def _lines(self, data: bytes) -> Iterable[_Line]:
+        """The lines that end in the next bytes of the input."""
+        *texts, self._rest = (self._rest + data).split(b"\n")
+        if self._skips and texts:
+            texts, self._skips = texts[1:], False  # the end of a line that was too long
+            self._number += 1
+        if self._number > _MANY and self._decode is None:
+            from cyoloctl.fastjson import decode_flat_object
+
+            self._decode = decode_flat_object
+        found: list[_Line] = []
+        for text in texts:
+            self._number += 1
+            found += _line(text, self._number, self._decode)
+        if self._skips or len(self._rest) > MAX_LINE_BYTES:
+            found += [] if self._skips else _line(self._rest, self._number + 1)
+            self._rest, self._skips = b"", True
+        return found
+
+    def _last(self) -> Iterable[_Line]:
+        """The line at the end of the input that nothing ends."""
+        return _line(self._rest, self._number + 1) if self._rest and not self._skips else []
+
+    def _add(self, lines: Iterable[_Line]) -> None:
+        for line in lines:
+            if self._first is not None and str(line.given.get("id")) != self._first:
                 continue
-            first = None
-            waiting.append(line)
-        if waiting and (ended or not piece or len(waiting) >= MAX_OPERATIONS):
-            yield [waiting.popleft() for _ in range(fitting(line.text for line in waiting))]
-    if first is not None:
-        raise NotFound(f"no line has the id {first[:128]!r}: nothing was sent")
+            self._first = None
+            self._waiting.append(line)
+            self._waiting_bytes += len(line.text)
 
 
 def _open(file: str) -> int:
@@ -255,36 +351,6 @@ def _open(file: str) -> int:
         return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise file_error(file, error, "read the operations from") from None
-
-
-def _read(source: int, file: str, pieces: Queue[list[_Line] | CyoloctlError | None]) -> None:
-    """Read to the end, in a thread of its own: lines as they come, then None or an error."""
-    rest, number, skips = b"", 0, False
-    decode: _Decode = None
-    try:
-        while data := os.read(source, _READ_BYTES):
-            *texts, rest = (rest + data).split(b"\n")
-            if skips and texts:
-                texts, skips = texts[1:], False  # the end of a line that was too long
-                number += 1
-            found = []
-            if number > _MANY:
-                from cyoloctl.fastjson import decode_flat_object
-
-                decode = decode_flat_object
-            for text in texts:
-                number += 1
-                found += _line(text, number, decode)
-            if skips or len(rest) > MAX_LINE_BYTES:
-                found += [] if skips else _line(rest, number + 1)
-                rest, skips = b"", True
-            if found:
-                pieces.put(found)
-        if rest and not skips:
-            pieces.put(_line(rest, number + 1))
-        pieces.put(None)
-    except OSError as error:
-        pieces.put(file_error("stdin" if file == "-" else file, error, "read the operations from"))
 
 
 def _line(text: bytes, number: int, decode: _Decode = None) -> list[_Line]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_LINE_BYTES",
     "MAX_OPERATIONS",
+    "MAX_REQUEST_BYTES",
     "ROUTES",
     "BatchAnswered",
     "check_id",
@@ -55,7 +56,7 @@ MAX_LINE_BYTES = 512 * 1024
 _LINE_BRACKETS = 256
 _MAX_BRACKETS = 20_000
 # What one request holds.  A character that is not ASCII takes up to three times its bytes there.
-_REQUEST_BYTES, _REQUEST_BRACKETS = 512 * 1024, 16_000
+MAX_REQUEST_BYTES, _REQUEST_BRACKETS = 512 * 1024, 16_000
 _LARGEST_INTEGER = 2**53 - 1
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
@@ -183,14 +184,19 @@ def fitting(lines: Iterable[bytes]) -> int:
     for line in lines:
         size += len(line) if line.isascii() else 3 * len(line)
         brackets += line.count(b"[") + line.count(b"{")
-        if count == MAX_OPERATIONS or size > _REQUEST_BYTES or brackets > _REQUEST_BRACKETS:
+        if count == MAX_OPERATIONS or size > MAX_REQUEST_BYTES or brackets > _REQUEST_BRACKETS:
             return max(count, 1)
         count += 1
     return count
 
 
 def send(
-    caller: Caller, operations: Sequence[Mapping[str, Any]], run: str, *, stop_on_error: bool = False
+    caller: Caller,
+    operations: Sequence[Mapping[str, Any]],
+    run: str,
+    *,
+    stop_on_error: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Steps[list[dict[str, Any]]]:
     """The results of what one request takes, in order, under the name of a run.
 
@@ -198,17 +204,19 @@ def send(
     the last progress.  Fewer results than operations: the last one failed,
     and if it is not settled, nothing is known of the operations after it.
 
+    clock: seconds; stands still while the caller does something else than ask and wait.
+
     Raises what concerns all of them: AccessDenied, VersionMismatch, InternalError.
     """
     results: list[dict[str, Any]] = []
-    end = time.monotonic() + caller.timeout_s
+    end = clock() + caller.timeout_s
     pause_s = _FIRST_PAUSE_S
     unknown: CyoloctlError | None = None
     while len(results) < len(operations):
         left = operations[len(results) :]
         try:
             body = {"operations": left, "request_id": run, "stop_on_error": stop_on_error}
-            timeout_s = max(0.1, end - time.monotonic())
+            timeout_s = max(0.1, end - clock())
             answer = yield from caller.call("batch", body=body, repeatable=True, timeout_s=timeout_s)
             found, error, is_over = _first_settled(answer["results"])
         except (Unavailable, OutcomeUnknown, Unreachable) as failure:
@@ -219,14 +227,14 @@ def send(
             found, error, is_over = [failed(left[0].get("id"), refusal)], None, False
         if found:
             results += found
-            end, pause_s = time.monotonic() + caller.timeout_s, _FIRST_PAUSE_S
+            end, pause_s = clock() + caller.timeout_s, _FIRST_PAUSE_S
         if error is None:
             if stop_on_error and not results[-1]["ok"]:
                 break
             continue
         if isinstance(error, OutcomeUnknown):
             unknown = error  # of every operation of that request, whatever is said of the next one
-        if is_over or end - time.monotonic() < pause_s:
+        if is_over or end - clock() < pause_s:
             results.append(failed(operations[len(results)].get("id"), unknown or error))
             break
         yield Pause(pause_s)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cyoloctl.web.steps import Background, Items, Step, Steps
 
-__all__ = ["BlockingRunner", "run"]
+__all__ = ["BlockingRunner", "OverlappingRunner", "run"]
 
 T = TypeVar("T")
 
@@ -106,6 +106,24 @@ class BlockingRunner:
             return step.endpoint.connect(step.deadline)
         assert isinstance(step, Pause)
         return self._pause(step.seconds)
+
+
+class OverlappingRunner(BlockingRunner):
+    """Does something else while a node works.
+
+    meanwhile: called once, before the first step that is no Send: when the first request is on its way,
+    or before a connection is made for it.  What it raises ends the steps.
+    """
+
+    def __init__(self, meanwhile: Callable[[], None], pause: Callable[[float], object] = time.sleep) -> None:
+        super().__init__(pause)
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def _perform(self, step: Step) -> Any:
+        if self._meanwhile is not None and not isinstance(step, Send):
+            meanwhile, self._meanwhile = self._meanwhile, None
+            meanwhile()
+        return super()._perform(step)
 
 
 run = BlockingRunner().run

@@ -58,12 +58,14 @@ class Endpoint:
 
     answers: (method, path without query) -> object, text of metrics, error, function of the
     body, or a list of objects, which is streamed as NDJSON, one chunk an object.
+    keeps: whether a connection stays open for another request.
     """
 
     def __init__(self, directory: Path, answers: dict[tuple[str, str], Any]) -> None:
         self.directory = directory
         self.url = f"unix://{directory}/control.sock"
         self.answers = answers
+        self.keeps = False
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(directory / "control.sock"))
@@ -86,12 +88,15 @@ class Endpoint:
                 return
             with connection, connection.makefile("rb") as reader:
                 try:
-                    self._answer(connection, reader)
+                    while (first := reader.readline()) != b"":
+                        self._answer(connection, reader, first)
+                        if not self.keeps:
+                            break
                 except OSError:
                     continue  # the command went away: some tests want that
 
-    def _answer(self, connection: socket.socket, reader: Any) -> None:
-        method, target, _ = reader.readline().decode().split()
+    def _answer(self, connection: socket.socket, reader: Any, first: bytes) -> None:
+        method, target, _ = first.decode().split()
         length = 0
         while (line := reader.readline().strip()) != b"":
             name, _, value = line.decode().partition(":")
@@ -122,7 +127,8 @@ class Endpoint:
         else:
             data = json.dumps({"schema_version": 1, **answer}).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
-        connection.sendall((head + "Connection: close\r\n\r\n").encode() + data)
+        head += "\r\n" if self.keeps else "Connection: close\r\n\r\n"
+        connection.sendall(head.encode() + data)
 
 
 def counter(name: str, value: int, index: int = 7) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 from cyoloctl.cli import batch as cli_batch
 from cyoloctl.cli import main
 from cyoloctl.control.batch import MAX_LINE_BYTES, failed
-from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound, TokenRejected
+from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound, OutcomeUnknown, TokenRejected
 from tests.cli.harness import LIMIT_S, Endpoint, run
 from tests.support.cluster import wait_until
 
@@ -356,3 +358,158 @@ def test_interrupt_ends_the_run_and_says_how_to_go_on(serve: Serve, busy: bool) 
     assert status == 130
     assert "--request-id r --from a" in told
     assert "the same lines again to `cyoloctl batch" in told
+
+
+# --- two requests ---------------------------------------------------------------------------------
+
+MANY = [line(number, by="x" * 1024) for number in range(600)]
+"""Three requests; the results of the first two are more than a pipe holds."""
+
+
+def lines_of(process: subprocess.Popen[bytes], count: int) -> list[Any]:
+    """The ids of the next results, and no result more."""
+    assert process.stdout is not None
+    read = b""
+    while read.count(b"\n") < count:
+        assert select.select([process.stdout], [], [], LIMIT_S)[0]
+        read += os.read(process.stdout.fileno(), 65536)
+    return [json.loads(each)["id"] for each in read.splitlines()]
+
+
+@pytest.fixture
+def keep(serve: Serve) -> Serve:
+    """As `serve`, of a node that takes many requests on one connection."""
+
+    def open_endpoint(answers: dict[tuple[str, str], Any]) -> Endpoint:
+        endpoint = serve(answers)
+        endpoint.keeps = True
+        return endpoint
+
+    return open_endpoint
+
+
+def held(numbers: set[int], release: threading.Event) -> dict[tuple[str, str], Any]:
+    """A node that answers the requests of these numbers once it is released."""
+    node, count = answering()[BATCH], itertools.count(1)
+
+    def answer(body: Json) -> Json:
+        if next(count) in numbers:
+            release.wait(LIMIT_S)
+        return node(body)  # type: ignore[no-any-return]  # as answering() says
+
+    return {BATCH: answer}
+
+
+def test_next_request_leaves_before_the_results_of_the_last_one_are_read(
+    keep: Serve, file: Callable[..., str]
+) -> None:
+    endpoint = keep(answering())
+    with started(file(*MANY), "-e", endpoint.url) as process:
+        wait_until("the second request", lambda: len(endpoint.requests) == 2)
+        out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, err) == (0, b"")
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(600))
+    assert [each for some in asked(endpoint) for each in some] == list(range(600))
+
+
+def test_results_are_shown_while_the_next_request_is_not_answered(
+    keep: Serve, file: Callable[..., str]
+) -> None:
+    release = threading.Event()
+    endpoint = keep(held({2}, release))
+    with started(file(*MANY), "-e", endpoint.url) as process:
+        assert lines_of(process, 256) == list(range(256))
+        assert len(endpoint.requests) == 2
+        release.set()
+        out, _ = process.communicate(timeout=LIMIT_S)
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(256, 600))
+
+
+@pytest.mark.parametrize("error", [NoLeader("nobody leads"), OutcomeUnknown("lost")])
+def test_nothing_leaves_behind_a_request_whose_outcome_is_not_known(
+    keep: Serve, file: Callable[..., str], capsys: Capture, error: CyoloctlError
+) -> None:
+    """It would be carried out before the lines in front of it."""
+    endpoint = keep(answering({255: error}))
+    where = file(*map(line, range(600)))
+    assert main(["batch", where, "--timeout", "0.3", "-e", endpoint.url]) == error.exit_status
+    out, err = capsys.readouterr()
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(256))
+    assert "--from 255`" in err
+    assert max(map(max, asked(endpoint))) == 255
+
+
+def test_reader_that_goes_away_between_two_requests_is_told_the_first_line_that_it_did_not_get(
+    keep: Serve, file: Callable[..., str]
+) -> None:
+    release = threading.Event()
+    endpoint = keep(held({1}, release))
+    with started(file('{"id": "first"}\n', *MANY), "-e", endpoint.url, "--request-id", "r") as process:
+        assert process.stdout is not None
+        wait_until("the first request", lambda: endpoint.requests)
+        process.stdout.close()
+        release.set()
+        assert process.wait(LIMIT_S) == 0
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    assert asked(endpoint) == [list(range(255)), list(range(255, 511))]
+    assert "--request-id r --from first`" in told
+
+
+def test_interrupt_between_two_requests_goes_on_with_the_second(
+    keep: Serve, file: Callable[..., str]
+) -> None:
+    release = threading.Event()
+    endpoint = keep(held({2}, release))
+    with started(file(*map(line, range(600))), "-e", endpoint.url, "--request-id", "r") as process:
+        lines_of(process, 256)
+        stat = Path(f"/proc/{process.pid}/stat")
+        wait_until("it waits for the answer", lambda: stat.read_text().rpartition(") ")[2][0] == "S")
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(LIMIT_S) == 130
+        release.set()
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    assert "--request-id r --from 256`" in told
+
+
+def test_time_that_a_slow_reader_takes_is_not_that_of_the_next_request(
+    keep: Serve, file: Callable[..., str]
+) -> None:
+    endpoint = keep(answering())
+    with started(file(*MANY), "-e", endpoint.url, "--timeout", "0.5") as process:
+        wait_until("the second request", lambda: len(endpoint.requests) == 2)
+        late = time.monotonic() + 1
+        wait_until("its time is over", lambda: time.monotonic() > late)
+        out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, err) == (0, b"")
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(600))
+
+
+def test_lines_are_read_while_a_node_works(keep: Serve) -> None:
+    release = threading.Event()
+    endpoint = keep(held({1}, release))
+    with started("-e", endpoint.url) as process:
+        assert process.stdin is not None
+        process.stdin.write(line(0).encode())
+        process.stdin.flush()
+        wait_until("the first request", lambda: endpoint.requests)
+        process.stdin.write("".join(map(line, range(1, 3))).encode())
+        process.stdin.flush()
+        release.set()
+        assert lines_of(process, 3) == [0, 1, 2]
+        process.stdin.close()
+        assert process.wait(LIMIT_S) == 0
+
+
+def test_line_without_an_end_is_carried_out_when_stdin_is_closed(keep: Serve) -> None:
+    endpoint = keep(answering())
+    done = run("batch", "-e", endpoint.url, stdin=line("a") + line("b").rstrip())
+    assert (done.returncode, asked(endpoint)) == (0, [["a", "b"]])
+
+
+def test_input_that_cannot_be_read_is_told(keep: Serve, tmp_path: Path, capsys: Capture) -> None:
+    endpoint = keep(answering())
+    assert main(["batch", str(tmp_path), "-e", endpoint.url]) == 65
+    assert "read the operations from" in capsys.readouterr().err
+    assert endpoint.requests == []

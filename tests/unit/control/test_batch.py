@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -188,6 +189,14 @@ def test_outcome_of_a_lost_request_stays_unknown_for_what_comes_later_in_it() ->
     node = Node(OutcomeUnknown("lost"), [done("1")], [batch.failed("2", NoLeader("none"))])
     node.timeout_s = 0.2
     assert node.send("1", "2")[-1]["error"]["code"] == "outcome_unknown"
+
+
+def test_time_is_over_when_the_clock_that_is_given_says_so() -> None:
+    node = Node(NoLeader("none"))
+    clock = itertools.count(0.0, node.timeout_s).__next__
+    steps = batch.send(node, operations("1"), "run", clock=clock)  # type: ignore[arg-type]  # what is used of a caller
+    assert BlockingRunner().run(steps) == [batch.failed("1", NoLeader("none"))]
+    assert len(node.asked) == 1
 
 
 def test_operation_before_one_that_was_carried_out_is_not_sent_again() -> None:
