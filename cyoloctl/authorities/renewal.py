@@ -52,7 +52,7 @@ _log = logging.getLogger("cyoloctl.certificates")
 Ask = Callable[[str, str, Json, float], Awaitable[Json]]
 """Ask a connected member by name: operation, arguments, seconds."""
 
-_PAUSE_S, _BUSY_PAUSE_S = 0.5, 0.1
+_PAUSE_S, _EXCHANGE_PAUSE_S, _BUSY_PAUSE_S = 1.0, 0.5, 0.1
 _STEP_TIMEOUT_S = 5.0
 _RETRY_FIRST_S, _RETRY_LAST_S = 1.0, 60.0
 _REMAKE_EVERY_S = 0.4
@@ -226,7 +226,8 @@ class CertificateRenewal:
         """Runs while the node does."""
         busy = False
         while True:
-            await self._engine.wait_changed(_BUSY_PAUSE_S if busy else until_beat(time.monotonic(), _PAUSE_S))
+            period_s = _PAUSE_S if self._authorities.rotation is None else _EXCHANGE_PAUSE_S
+            await self._engine.wait_changed(_BUSY_PAUSE_S if busy else until_beat(time.monotonic(), period_s))
             busy = await self.maintain()
 
     async def maintain(self) -> bool:

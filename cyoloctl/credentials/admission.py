@@ -123,7 +123,7 @@ class Admission:
         self._queried: dict[tuple[str, str], float] = {}
         self._doubted: dict[tuple[str, str], float] = {}  # connected, but not known (now): since when
         self._tasks: set[asyncio.Task[None]] = set()
-        self._written: str | None = None
+        self._written: tuple[dict[str, Known], list[str]] | None = None
         self.before_ready: Callable[[], Awaitable[object]] | None = None
         """Awaited once this node is up to date, before any caller is judged; what it raises is logged."""
         self.recheck_callers: Callable[[], None] = lambda: None
@@ -341,24 +341,23 @@ class Admission:
         if not self._caught_up.is_set():
             return
         members = {str(member.name): _known(member) for member in self._members.members()}
-        if not members:
+        state = members, list(self._members.removed())
+        if not members or state == self._written:
             return
         document = {
             "schema_version": 1,
             "members": {
                 name: {"key_hash": known.key_hash, "voter": known.voter} for name, known in members.items()
             },
-            "removed": self._members.removed(),
+            "removed": state[1],
         }
         text = json.dumps(document, sort_keys=True)
-        if text == self._written:
-            return
         try:
             await asyncio.get_running_loop().run_in_executor(None, write_private, self._path, text.encode())
         except CyoloctlError as error:
             _log.warning("members are not remembered on the disk", extra={"reason": error.message})
             return
-        self._written = text
+        self._written = state
 
     # ------------------------------------------------------------- strangers
 

@@ -29,7 +29,6 @@ ASCII.  Secrets and salts in it are base64.  Destroyed keys are left out.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -459,6 +458,8 @@ def _lines(data: bytes, kind: str, count: int) -> list[str]:
 
 def _passphrase_bytes(passphrase: str) -> bytes | None:
     """None for a passphrase that is too short.  NFC, so that every keyboard spells it alike."""
+    import unicodedata  # here: nodes never see a passphrase
+
     text = unicodedata.normalize("NFC", passphrase)
     if len(text) < MIN_PASSPHRASE_CHARACTERS:
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from cyoloctl.errors import InvalidInput
 
 __all__ = ["CODE_LETTERS", "USER_CODE_ALPHABET", "normalise_user_code", "shown_user_code"]
@@ -32,6 +30,8 @@ def normalise_user_code(text: str) -> str:
 
 
 def _separates(character: str) -> bool:
+    import unicodedata  # here: a node takes half a megabyte more with it, and hardly ever needs it
+
     # Unicode's spaces, dashes (those that mathematics and hyphenation know, too) and invisible formats.
     return unicodedata.category(character) in ("Zs", "Pd", "Cf") or character == "\N{MINUS SIGN}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -225,7 +224,10 @@ class TokenOperations:
             raise InvalidInput("give one of a token, a sid and a sub")
         # Null is by the cluster's time: a repetition must be the same command.
         if sub is not None:
-            sub = unicodedata.normalize("NFC", sub)
+            if not sub.isascii():
+                import unicodedata  # here: hardly any sub needs it
+
+                sub = unicodedata.normalize("NFC", sub)
             arguments: Json = {"sub": sub, "issued_before_unix_s": None, "until_unix_ms": None}
             value = await self._proposer.apply_here(
                 "sessions", "revoke_sub", arguments, request_id=request_id, timeout_s=timeout_s

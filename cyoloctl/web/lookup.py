@@ -25,7 +25,7 @@ GRACE_S = 1.0
 _FRESH_S = 10.0
 
 
-def _look_up(host: str, port: int, flags: int = 0) -> list[Place]:
+def _look_up(host: str | bytes, port: int, flags: int = 0) -> list[Place]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return [(family, where) for family, _, _, _, where in found]
 
@@ -88,8 +88,10 @@ class Host:
         self._lookup: Lookup | None = None
         self._good: Place | None = None
         self._numeric: list[Place] | None = None
+        # Bytes are taken as they are.  For text Python loads its tables of Unicode, half a megabyte.
+        address = host.encode() if host.isascii() else host
         with contextlib.suppress(OSError, UnicodeError):
-            self._numeric = _look_up(host, port, socket.AI_NUMERICHOST)
+            self._numeric = _look_up(address, port, socket.AI_NUMERICHOST)
 
     def begin(self) -> Lookup | None:
         """The look-up that runs, begun where there was none; None for an address, which takes none."""
