@@ -420,7 +420,7 @@ class ControlServer(HttpServer[CallerConnection]):
         query: dict[str, Any],
     ) -> bytes:
         timeout_s = query["timeout_s"]
-        task = asyncio.current_task()
+        task = connection.task  # the present one, of which asyncio would ask the system whose process this is
         assert task is not None
         guard = Guard(task, self.loop.time() + timeout_s + _GUARD_S)
         self._guards.add(guard)
@@ -428,8 +428,9 @@ class ControlServer(HttpServer[CallerConnection]):
         if self._guard_timer is None:
             self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue)
         try:
-            handler, arguments = self._handlers[route], {**body, **query}
-            value = await (handler(name, **arguments) if route.has_name else handler(**arguments))
+            handler = self._handlers[route]
+            answering = handler(name, **body, **query) if route.has_name else handler(**body, **query)
+            value = await answering
             if route.is_text:
                 return cast("str", value).encode()
             if route is self._batch:
@@ -511,7 +512,7 @@ class ControlServer(HttpServer[CallerConnection]):
         try:
             if route.stream:
                 return await self._watch(request, connection, route, name, query["timeout_s"], keep_alive)
-            connection.waiting = asyncio.current_task()
+            connection.waiting = connection.task
             return self._answer(await self._call(connection, route, name, body, query), keep_alive)
         finally:
             connection.waiting = None

@@ -96,8 +96,10 @@ def route_to_add(by: int) -> tuple[str, int]:
 
 
 def _subtracting(node: HasCounters) -> Callable[..., Awaitable[CounterWritten]]:
-    async def subtract(name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
-        return await node.counters.add(name, by=-by, request_id=request_id, timeout_s=timeout_s)
+    def subtract(
+        name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> Awaitable[CounterWritten]:
+        return node.counters.add(name, by=-by, request_id=request_id, timeout_s=timeout_s)
 
     return subtract
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from cyoloctl.counters.api import Counter, CounterList, CounterWritten
 from cyoloctl.counters.machine import CounterMachine
@@ -38,25 +39,23 @@ class CounterOperations:
         self._changed_at = dict.fromkeys(self._watchers.names(), index)
         self._watchers.all_changed()
 
-    async def add(self, name: str, *, by: int, request_id: str | None, timeout_s: float) -> CounterWritten:
+    def add(
+        self, name: str, *, by: int, request_id: str | None, timeout_s: float
+    ) -> Coroutine[Any, Any, CounterWritten]:
         """Add a signed amount.  Raises CounterOverflow, InternalError for an answer that is no counter."""
-        planned = self.plan_add(name, by=by)
-        added: CounterWritten = await self._proposer.carry_out(
-            planned, request_id=request_id, timeout_s=timeout_s
+        return self._proposer.carry_out(
+            self.plan_add(name, by=by), request_id=request_id, timeout_s=timeout_s
         )
-        return added
 
     def plan_add(self, name: str, *, by: int) -> Planned:
         """The write of `add`."""
         return self._planned("add", {"name": name, "by": by})
 
-    async def reset(self, name: str, *, request_id: str | None, timeout_s: float) -> CounterWritten:
+    def reset(
+        self, name: str, *, request_id: str | None, timeout_s: float
+    ) -> Coroutine[Any, Any, CounterWritten]:
         """Set to 0; makes the counter if there is none.  Raises as `add`."""
-        planned = self.plan_reset(name)
-        reset: CounterWritten = await self._proposer.carry_out(
-            planned, request_id=request_id, timeout_s=timeout_s
-        )
-        return reset
+        return self._proposer.carry_out(self.plan_reset(name), request_id=request_id, timeout_s=timeout_s)
 
     def plan_reset(self, name: str) -> Planned:
         """The write of `reset`."""

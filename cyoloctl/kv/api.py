@@ -361,6 +361,7 @@ _VALUE_BASE64 = Field(
     minimum=0,
     maximum=-(-MAX_VALUE_BYTES // 3) * 4,
     pattern="([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
+    service_checks_pattern=True,
     rule="at most 256 KiB, in base64",
 )
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from binascii import Error as BadBase64
 from binascii import a2b_base64
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypedDict, cast
 
@@ -229,7 +228,7 @@ class KvOperations:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    async def put(
+    def put(
         self,
         *,
         key: str,
@@ -241,7 +240,7 @@ class KvOperations:
         sealed: bool | None,
         request_id: str | None,
         timeout_s: float,
-    ) -> KvWritten:
+    ) -> Coroutine[Any, Any, KvWritten]:
         """Write.  Raises Conflict, AlreadyExists, QuotaExceeded, FenceLost."""
         planned = self.plan_put(
             key=key,
@@ -253,12 +252,15 @@ class KvOperations:
             sealed=sealed,
         )
         if planned is not None:
-            written: KvWritten = await self._proposer.carry_out(
-                planned, request_id=request_id, timeout_s=timeout_s
-            )
-            return written
+            return self._proposer.carry_out(planned, request_id=request_id, timeout_s=timeout_s)
         data = _bytes_of(value, value_base64, "value")
         rest = {"if_revision": if_revision, "ttl_ms": _ttl_ms(ttl_s, "ttl_s"), "fence": _fence(fence)}
+        return self._put(key, data, rest, sealed, request_id, timeout_s)
+
+    async def _put(
+        self, key: str, data: bytes, rest: Json, sealed: bool | None, request_id: str | None, timeout_s: float
+    ) -> KvWritten:
+        """`put` of what is sealed, or may be, or expires."""
         drawn_id = request_id or self._proposer.draw_id()
 
         def under(ring_key: Key | None) -> Json:
@@ -267,14 +269,9 @@ class KvOperations:
             blob, digest = sealed_under(ring_key, Clear(key, data), drawn_id)
             return {"key": key, "blob": blob, "digest": digest, **rest}
 
-        done, more = await self._write_guarded(
-            _PUT[sealed],
-            under,
-            [(key, SEALED_KEY)] if sealed is None else [],
-            request_id,
-            timeout_s,
-            timed=ttl_s is not None,
-        )
+        clear = [(key, SEALED_KEY)] if sealed is None else []
+        timed = rest["ttl_ms"] is not None
+        done, more = await self._write_guarded(_PUT[sealed], under, clear, request_id, timeout_s, timed=timed)
         return cast("KvWritten", {**_written(key, data, bool(sealed), done), **more})
 
     def plan_put(
@@ -581,15 +578,22 @@ def _bytes_of(value: object, value_base64: object, where: str) -> bytes:
         except UnicodeEncodeError:
             raise InvalidInput(f"field {where!r}: is not text: use {where}_base64") from None
     elif type(value_base64) is str:
-        try:
-            data = a2b_base64(value_base64, strict_mode=True)
-        except (BadBase64, ValueError):
-            raise InvalidInput(f"field {where + '_base64'!r}: is not base64") from None
+        data = _from_base64(value_base64, f"{where}_base64")
     else:
         raise InvalidInput(f"field {where!r}: must be a string")
     if len(data) > MAX_VALUE_BYTES:
         raise Unprocessable(f"field {where!r}: has {len(data)} bytes, at most {MAX_VALUE_BYTES} are taken")
     return data
+
+
+def _from_base64(text: str, where: str) -> bytes:
+    """The bytes.  Raises InvalidInput for whatever the field's pattern does not match."""
+    try:
+        if len(text) % 4 == 0 and not text.endswith("==="):  # which the decoder takes
+            return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        pass
+    raise InvalidInput(f"field {where!r}: is not base64: use groups of four characters, the last one padded")
 
 
 def _key_of(given: Json, where: str) -> str:

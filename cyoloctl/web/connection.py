@@ -90,12 +90,12 @@ class Connection(asyncio.Protocol):
         "_receiving",
         "_server",
         "_target",
-        "_task",
         "_too_long",
         "_unread",
         "_waiting",
         "busy",
         "loop",
+        "task",
         "transport",
     )
 
@@ -116,6 +116,8 @@ class Connection(asyncio.Protocol):
         self._max_headers = max_headers
         #: A request is being answered.
         self.busy = False
+        #: Of the request that is being answered.
+        self.task: asyncio.Task[None] | None = None
         #: None before and after its life.
         self.transport: asyncio.Transport | None = None
         self._parser: HttpRequestParser | None = None
@@ -131,7 +133,6 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._receiving: Request | None = None  # its body is not wholly here
         self._waiting: deque[Request | _Unreadable] = deque()
-        self._task: asyncio.Task[None] | None = None
         self._no_more = False  # the present answer is the last
         self._paused = False  # nothing is read
         self._drained: asyncio.Future[None] | None = None  # while answers are not read
@@ -184,9 +185,9 @@ class Connection(asyncio.Protocol):
         self.force_close()
         if self._drained is not None and self.transport is not None:
             self.transport.abort()  # nobody reads what was written
-        if self._task is not None:
-            self._task.cancel()
-        return self._task
+        if self.task is not None:
+            self.task.cancel()
+        return self.task
 
     # -- asyncio's side
 
@@ -298,7 +299,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        parser = cast("HttpRequestParser", self._parser)
+        parser = self._parser
+        assert parser is not None
         version = parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise _Refused
@@ -324,7 +326,8 @@ class Connection(asyncio.Protocol):
     def on_body(self, chunk: bytes) -> None:
         """More of its body."""
         self._body_bytes += len(chunk)
-        request = cast("Request", self._receiving)
+        request = self._receiving
+        assert request is not None
         request.arrived(chunk)
         if self._body_bytes > _MAX_UNREAD_BYTES and not request.dropped:
             self._pause()
@@ -396,7 +399,7 @@ class Connection(asyncio.Protocol):
         self.busy = True
         if self._guest is not None:
             self._guest.asked()
-        self._task = self.loop.create_task(self._serve(following))
+        self.task = self.loop.create_task(self._serve(following))
 
     async def _serve(self, request: Request) -> None:
         server = self._server
@@ -406,7 +409,7 @@ class Connection(asyncio.Protocol):
             answer = await server.respond(request, self)
         finally:
             self.busy = False
-            self._task = None
+            self.task = None
             server.ended()
             if self._guest is not None:
                 self._guest.answered()

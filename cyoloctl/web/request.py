@@ -55,8 +55,11 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """The first value of a name."""
-        found = self.all(name)
-        return found[0] if found else None
+        wanted, length = name.lower().encode("ascii"), len(name)
+        for field, value in self._fields:
+            if len(field) == length and field.lower() == wanted:
+                return value.decode("utf-8", "surrogateescape")
+        return None
 
 
 class Request:
@@ -145,12 +148,14 @@ class Request:
         """More of the body is here."""
         if not self.dropped:
             self._chunks.append(chunk)
-            self._wake()
+            if self._waiter is not None:
+                self._wake()
 
     def end(self) -> None:
         """That was all of it."""
         self.complete = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def break_off(self) -> None:
         """No more of it will come, or what came is not HTTP."""
