@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from cyoloctl.control import table
 from cyoloctl.control.batch import MAX_OPERATIONS, check_id, failed, is_settled
 from cyoloctl.errors import AccessDenied, CyoloctlError, InvalidInput
-from cyoloctl.web.encoding import clean_text, encode_items
+from cyoloctl.fastjson import compact_bytes
+from cyoloctl.web.encoding import clean_text
 from cyoloctl.web.schema import Route, role_allows
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Batches:
         self._bug = bug
         self._node = node
         self._operations = {route.operation: route for route in table.routes()}
+        self._taken = frozenset(route.operation for route in table.routes() if is_for_batches(route))
 
     async def answer(
         self,
@@ -123,7 +125,7 @@ class Batches:
             goes_on = not failures if stop_on_error else all(map(is_settled, failures))
             results = [_result(asked[at + n], each) for n, each in enumerate(outcomes)]
             for result in results:
-                piece = encode_items((result,))
+                piece = compact_bytes(result)
                 if pieces and size + len(piece) > _MOST_BYTES:
                     return _whole(pieces)  # only reads are that long, and may be repeated
                 pieces.append(piece)
@@ -163,7 +165,7 @@ class Batches:
                 f"operation {clean_text(operation, 64)!r} is unknown: /v1/openapi.json lists them, "
                 "such as counter_increment or kv_put"
             )
-        if not is_for_batches(route):
+        if route.operation not in self._taken:
             raise InvalidInput(f"{operation} cannot be part of a batch: send it by itself")
         return route
 
@@ -193,7 +195,8 @@ class Batches:
             if each.route is None or each.route.plan is None:
                 break
             plan = each.route.plan(self._node)
-            rest = {name: value for name, value in each.arguments.items() if name != "request_id"}
+            rest = each.arguments.copy()
+            request_id = rest.pop("request_id")
             try:
                 planned = plan(*each.names, **rest)
             except CyoloctlError as error:
@@ -201,7 +204,7 @@ class Batches:
                 break
             if planned is None:
                 break
-            writes.append((planned, each.arguments["request_id"]))
+            writes.append((planned, request_id))
         return writes
 
     async def _alone(self, route: Route[Node], asked: _Asked, timeout_s: float) -> Any:
@@ -236,23 +239,25 @@ def _arguments(
     if route.has_name and not names:
         raise InvalidInput("field 'name': is required")
     query = {**route.query_defaults, **arguments}
-    query.pop("timeout_s")
-    missing = next((name for name in route.query_fields if name not in query and name != "timeout_s"), None)
-    if missing is not None:
+    del query["timeout_s"]
+    if len(query) + 1 != len(route.query_fields):
+        missing = next(name for name in route.query_fields if name not in query and name != "timeout_s")
         raise InvalidInput(f"field {missing!r}: is required")
     body = route.check_body(body)
     for field in route.reserved:
         if body[field.name] and not role_allows(role, "operator"):
             raise AccessDenied(field.operators_only)
-    return names, {**body, **query}
+    return names, body | query
 
 
 def _result(asked: _Asked, outcome: Any) -> dict[str, Any]:
     if isinstance(outcome, CyoloctlError):
         return failed(asked.id, outcome)
-    result = {"id": asked.id, "ok": True}
-    for name, value in outcome.items():
-        result[_RENAMED.get(name, name)] = value
+    for name, there in _RENAMED.items():
+        if name in outcome:
+            outcome = {**outcome, there: outcome[name]}
+            del outcome[name]
+    result = {"id": asked.id, "ok": True, **outcome}
     if asked.arguments.get("consistency") == "stale":
         result["stale"] = True
     return result

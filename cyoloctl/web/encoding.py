@@ -11,10 +11,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.errors import BodyTooLarge, CyoloctlError, Denied, InvalidInput, error_from_code
-from cyoloctl.text import DuplicateName, NotANumber, compact_encoder, strict_json_decoder
+from cyoloctl.text import DuplicateName, NotANumber, strict_json_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -26,7 +26,6 @@ __all__ = [
     "decode_object",
     "encode_body",
     "encode_error",
-    "encode_items",
     "encode_object",
     "error_object",
 ]
@@ -42,7 +41,6 @@ _SHORT_BODY_BYTES = 1024
 _decode = strict_json_decoder().decode
 # ASCII only: a lone surrogate in a name can then not break the encoding of an error.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_encode_answers = compact_encoder(sort_keys=False)
 
 
 def decode_object(
@@ -89,11 +87,6 @@ def encode_object(value: Mapping[str, Any]) -> bytes:
     if "schema_version" not in value:
         value = {"schema_version": SCHEMA_VERSION, **value}
     return _encode(value).encode("ascii")
-
-
-def encode_items(values: Sequence[Mapping[str, Any]]) -> bytes:
-    """Compact JSON of the items of an array, without its brackets.  Raises what `encode_object` does."""
-    return _encode_answers(values)[1:-1].encode("ascii")
 
 
 def encode_body(value: Mapping[str, Any]) -> bytes:

@@ -33,17 +33,6 @@ def test_error_of_another_shape_is_no_error(value: dict[str, Any]) -> None:
     assert encoding.decode_error(value) is None
 
 
-def test_encode_items_is_the_inside_of_an_array_in_ascii() -> None:
-    values: list[dict[str, Any]] = [{"b": "é\ud800", "a": [1.5, None, {"x": True}]}, {}]
-    inside = encoding.encode_items(values)
-    assert json.loads(b"[" + inside + b"]") == values
-    assert inside == b",".join(encoding.encode_items((each,)) for each in values)
-    assert inside.isascii()
-    for wrong in (float("nan"), object()):
-        with pytest.raises((TypeError, ValueError)):
-            encoding.encode_items([{"a": wrong}])
-
-
 def test_encode_object_adds_the_schema_version_and_is_ascii() -> None:
     assert json.loads(encoding.encode_object({"a": "\u00e9\ud800"})) == {
         "schema_version": 1,
