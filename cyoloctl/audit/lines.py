@@ -12,6 +12,7 @@ first.  docs/audit.md shows how anybody checks that.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal, NamedTuple, get_args
@@ -102,6 +103,7 @@ def clipped(text: str) -> str:
     return text if len(text) <= MAX_SUBJECT_LENGTH else f"{text[: MAX_SUBJECT_LENGTH - 3]}..."
 
 
+@lru_cache(maxsize=64)
 def second_text(unix_s: int) -> str:
     """A moment in RFC 3339, up to the second; what is later than the year 9999 reads as its last second."""
     return rfc3339(unix_s)[:-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -93,7 +94,7 @@ class Engine:
         self._jobs: set[asyncio.Future[None]] = set()
         self._commits = Histogram()
         self._limits = limits
-        rng = random.SystemRandom()
+        rng = random.Random(os.urandom(32))
         self._replica = Replica(
             identity.raft_id,
             journal=journal,
