@@ -16,7 +16,7 @@ import msgspec
 
 from cyoloctl.text import canonical_json, compact_encoder
 
-__all__ = ["canonical_bytes", "compact_bytes", "decode", "decode_flat_object"]
+__all__ = ["canonical_bytes", "compact_bytes", "decode", "decode_flat_object", "decode_rows"]
 
 _sorted = msgspec.json.Encoder(order="sorted").encode
 _as_given = msgspec.json.Encoder().encode
@@ -71,3 +71,21 @@ def decode_flat_object(data: bytes) -> dict[str, Any] | None:
         return None
     # Each name is followed by a colon: were there a second object or name, there would be more of them.
     return value if type(value) is dict and data.count(b":") == len(value) else None
+
+
+def decode_rows(data: bytes) -> dict[str, Any] | None:
+    """The object in these bytes, if it is certain to name nothing twice, nor any object in an array of it.
+
+    Those hold no further object.  None means: ask somebody slower, who also knows what to say.
+    """
+    try:
+        value = _decode(data)
+    except (ValueError, RecursionError):
+        return None
+    if type(value) is not dict:
+        return None
+    names = len(value)
+    for array in value.values():
+        if type(array) is list:
+            names += sum([len(row) for row in array if type(row) is dict])
+    return value if data.count(b":") == names else None

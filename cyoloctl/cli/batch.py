@@ -22,6 +22,7 @@ from cyoloctl.control.batch import (
     send,
 )
 from cyoloctl.control.blocking import OverlappingRunner
+from cyoloctl.control.http1 import Json
 from cyoloctl.errors import (
     CyoloctlError,
     Interrupted,
@@ -112,6 +113,13 @@ def _fast_encoder() -> Callable[[object], str]:
         return _encode(value) if b"\x7f" in data else data.decode("ascii")
 
     return encode
+
+
+def _fast_json() -> Json:
+    """What writes requests and reads their answers faster."""
+    from cyoloctl.fastjson import compact_bytes, decode_rows
+
+    return Json(compact_bytes, decode_rows)
 
 
 class _Line(NamedTuple):
@@ -215,8 +223,9 @@ class _Run:
         return error
 
     def _write(self, results: Sequence[dict[str, Any]]) -> None:
-        if self._count > _MANY:
+        if self._count > _MANY and self._encode is _encode:
             self._encode = _fast_encoder()
+            self._client.caller.json = _fast_json()
         encode = self._encode
         lines = [{"schema_version": 1, **result} for result in results]
         if self._mode == "yaml":

@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.control.endpoints import UnixEndpoint
-from cyoloctl.control.http1 import Deadline, Exchange, Lost, NotSent, request_bytes, target
+from cyoloctl.control.http1 import PLAIN, Deadline, Exchange, Json, Lost, NotSent, request_bytes, target
 from cyoloctl.control.table import path_for
 from cyoloctl.errors import (
     AccessDenied,
@@ -99,6 +99,8 @@ class Calls:
         self._again = again
         self._on_write = on_write
         self._idle: Idle | None = None
+        self.json: Json = PLAIN
+        """How bodies are written and answers read."""
 
     @property
     def size(self) -> int:
@@ -108,7 +110,7 @@ class Calls:
     def within(self, timeout_s: float) -> Calls:
         """The same with another timeout.  Raises UsageError."""
         other = Calls(self._endpoints, timeout_s, again=self._again, on_write=self._on_write)
-        other._idle = self._idle
+        other._idle, other.json = self._idle, self.json
         return other
 
     def keep_connections(self) -> Idle:
@@ -144,7 +146,7 @@ class Calls:
                     self._on_write(request_id)
             else:
                 route.check_body(body)
-        asked = _Asked(route, path, body, query or {}, repeatable=repeatable, idle=self._idle)
+        asked = _Asked(route, path, body, query or {}, repeatable=repeatable, idle=self._idle, json=self.json)
         endpoints = self._endpoints if at is None else self._endpoints[at : at + 1]
         deadline = Deadline(self.timeout_s if timeout_s is None else timeout_s)
         try:
@@ -296,12 +298,14 @@ class _Asked:
         *,
         repeatable: bool,
         idle: Idle | None,
+        json: Json,
     ) -> None:
         self.request_id: str | None = body.get("request_id") if body is not None else None
         self._route, self._path, self._body, self._query = route, path, body, query
         self._repeatable = repeatable or not route.write or self.request_id is not None
         # A node may close a connection while a request is on its way there: only what may be sent again goes.
         self._idle = idle if self._repeatable else None
+        self._json = json
 
     def answer(self, endpoints: Sequence[Endpoint], deadline: Deadline, *, again: bool) -> Steps[Any]:
         """The answer of the first endpoint that has one, in rounds until the deadline where it may be again.
@@ -345,7 +349,7 @@ class _Asked:
                     continue
                 return None
             try:
-                return exchange.answer(status, headers, raw, self._route.media)
+                return exchange.answer(status, headers, raw, self._route.media, self._json)
             except Unavailable as error:
                 failures.add(endpoint, error)
             except (Lost, OutcomeUnknown, VersionMismatch) as error:
@@ -371,7 +375,7 @@ class _Asked:
             exchange = Exchange(endpoint, wire, limit)
         try:
             where = target(self._path, self._query, limit.left())
-            data = request_bytes(self._route, where, self._body, keeps=idle is not None)
+            data = request_bytes(self._route, where, self._body, keeps=idle is not None, json=self._json)
             yield from exchange.send(data)
             status, headers = yield from exchange.head()
             raw = yield from exchange.body(headers)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -62,19 +64,25 @@ def test_decoded_values_are_those_of_the_standard_library(value: object, indent:
             ]
 
 
+@pytest.mark.parametrize("decode", [fastjson.decode_flat_object, fastjson.decode_rows])
 @given(st.lists(st.sampled_from('{}[]:,"aa11.e- \\u\x7f'), max_size=12).map("".join))
 @example('{"a":1,"a":2}')
 @example('{"a" : 1,"a":2}')
 @example('{"a":{"b":1,"b":2}}')
 @example('{"a":[{"b":1},{"b":1,"b":2}]}')
+@example('{"a":[{"b":1}],"a":[{"b":1}]}')
+@example('{"a":[{"b":1,"b":2}]}')
+@example('{"a":[[{"b":1,"b":2}]]}')
 @example('{"a":1e400}')
 @example('{"a":NaN}')
 @example('{"a":' + "1" * 5000 + "}")
 @example('{"a":"\\ud800"}')
 @example('{"a":-0,"b":-0.0,"c":1E2}')
 @example("[" * 100_000)
-def test_what_is_decoded_at_once_is_what_the_strict_decoder_gives(text: str) -> None:
-    found = fastjson.decode_flat_object(text.encode())
+def test_what_is_decoded_at_once_is_what_the_strict_decoder_gives(
+    decode: Callable[[bytes], dict[str, Any] | None], text: str
+) -> None:
+    found = decode(text.encode())
     if found is None:
         return
     try:
@@ -92,3 +100,5 @@ def test_usual_bodies_need_nobody_slower() -> None:
     assert fastjson.decode_flat_object(b'{"by":1}') == {"by": 1}
     assert fastjson.decode_flat_object(b'{"key":"a","value_base64":"YQ==","ttl_s":null}') is not None
     assert fastjson.decode_flat_object(b'{"a":{}}') == {"a": {}}
+    rows = b'{"schema_version":1,"results":[{"id":"1","ok":true},{"id":2,"ok":true}]}'
+    assert fastjson.decode_rows(rows) == json.loads(rows)
