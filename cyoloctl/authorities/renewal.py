@@ -134,7 +134,7 @@ class CertificateRenewal:
 
     def expires_at(self) -> str:
         """The end of this node's certificate, RFC 3339."""
-        return rfc3339(self.files.certificate_expires_at.timestamp())
+        return rfc3339_of(self.files.certificate_expires_at)
 
     def settled(self) -> bool:
         """Whether all links rest on the present certificate: only then is it announced.

@@ -66,8 +66,10 @@ class Dialer:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
+            # Bytes, because uvloop encodes text as IDNA, for which Python loads half a megabyte of tables.
+            numeric, *rest = where
             async with asyncio.timeout(_PER_PLACE_S):
-                await loop.sock_connect(sock, where)
+                await loop.sock_connect(sock, (numeric.encode(), *rest))
             return await loop.create_connection(
                 factory,
                 sock=sock,

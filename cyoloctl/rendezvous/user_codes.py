@@ -33,7 +33,8 @@ def _separates(character: str) -> bool:
     import unicodedata  # here: a node takes half a megabyte more with it, and hardly ever needs it
 
     # Unicode's spaces, dashes (those that mathematics and hyphenation know, too) and invisible formats.
-    return unicodedata.category(character) in ("Zs", "Pd", "Cf") or character == "\N{MINUS SIGN}"
+    # The last is the minus sign, by its number: by its name Python would load unicodedata to compile it.
+    return unicodedata.category(character) in ("Zs", "Pd", "Cf") or character == "\u2212"
 
 
 def shown_user_code(text: str) -> str:

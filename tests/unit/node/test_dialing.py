@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -116,3 +118,16 @@ async def test_dial_that_is_given_up_stops_waiting_for_the_name_server_at_once(
     with pytest.raises(asyncio.CancelledError):
         await dial
     assert time.monotonic() - began < 1.0
+
+
+def test_dialling_an_address_loads_no_tables_of_unicode() -> None:
+    program = (
+        "import asyncio, sys, uvloop\nfrom cyoloctl.node.dialing import Dialer\n"
+        "with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:\n"
+        "    try: runner.run(Dialer(None).connect('127.0.0.1:1', asyncio.Protocol))\n"
+        "    except OSError: print(sorted({'encodings.idna', 'unicodedata'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
