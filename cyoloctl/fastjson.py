@@ -10,13 +10,22 @@ Commands of one shot do not import this: loading msgspec takes longer than it sa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from cyoloctl.text import canonical_json, compact_encoder
+from cyoloctl.text import canonical_json, compact_encoder, parse_canonical_json
 
-__all__ = ["canonical_bytes", "compact_bytes", "decode", "decode_flat_object", "decode_rows"]
+__all__ = [
+    "canonical_bytes",
+    "compact_bytes",
+    "decode",
+    "decode_canonical",
+    "decode_flat_object",
+    "decode_rows",
+    "has_integers_only",
+]
 
 _sorted = msgspec.json.Encoder(order="sorted").encode
 _as_given = msgspec.json.Encoder().encode
@@ -89,3 +98,37 @@ def decode_rows(data: bytes) -> dict[str, Any] | None:
         if type(array) is list:
             names += sum([len(row) for row in array if type(row) is dict])
     return value if data.count(b":") == names else None
+
+
+def decode_canonical(data: bytes) -> Any:
+    """The value of canonical JSON, as `parse_canonical_json` gives it.  Raises what that does."""
+    try:
+        value = _decode(data)
+        if has_integers_only(value) and canonical_bytes(value) == data:
+            return value
+    except (ValueError, TypeError):
+        pass
+    return parse_canonical_json(data.decode("ascii"))  # UnicodeDecodeError is a ValueError
+
+
+def has_integers_only(value: object) -> bool:
+    """Whether all numbers of JSON are integers of at most 20 characters."""
+    kind = type(value)
+    items: Iterable[object]
+    if kind is dict:
+        items = value.values()  # type: ignore[attr-defined]  # a dict, by the line above
+    elif kind is list:
+        items = value  # type: ignore[assignment]  # a list, by the line above
+    else:
+        items = (value,)
+    for item in items:
+        kind = type(item)
+        # Text and null, which is what most of it is, first.
+        if kind is str or item is None or kind is bool:
+            continue
+        if kind is int:
+            if not -(10**19) < item < 10**20:  # type: ignore[operator]  # an int, by the line above
+                return False
+        elif kind is float or not has_integers_only(item):
+            return False
+    return True

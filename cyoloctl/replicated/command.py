@@ -34,14 +34,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_from_code
-from cyoloctl.fastjson import canonical_bytes, decode
+from cyoloctl.fastjson import canonical_bytes, decode, has_integers_only
 from cyoloctl.text import scan_json
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "COMMAND_VERSION",
@@ -322,34 +319,11 @@ def _loaded(data: bytes) -> Any:
     """
     try:
         value = decode(data)
-        if _has_integers_only(value):
+        if has_integers_only(value):
             return value
     except ValueError:
         pass
     return scan_json(data.decode("ascii"))[0]  # half surrogates, which are text here; else it refuses as well
-
-
-def _has_integers_only(value: object) -> bool:
-    """Whether all numbers of JSON are integers of at most 20 characters."""
-    kind = type(value)
-    items: Iterable[object]
-    if kind is dict:
-        items = value.values()  # type: ignore[attr-defined]  # a dict, by the line above
-    elif kind is list:
-        items = value  # type: ignore[assignment]  # a list, by the line above
-    else:
-        items = (value,)
-    for item in items:
-        kind = type(item)
-        # Text and null, which is what most of it is, first.
-        if kind is str or item is None or kind is bool:
-            continue
-        if kind is int:
-            if not -(10**19) < item < 10**20:  # type: ignore[operator]  # an int, by the line above
-                return False
-        elif kind is float or not _has_integers_only(item):
-            return False
-    return True
 
 
 def digest_of(machine: str, operation: str, arguments: dict[str, Any]) -> bytes:

@@ -16,8 +16,8 @@ from hashlib import sha256
 from itertools import islice
 from typing import Any
 
+from cyoloctl.fastjson import canonical_bytes, decode_canonical
 from cyoloctl.model import Source
-from cyoloctl.text import canonical_json, parse_canonical_json
 
 __all__ = ["DIGEST_BYTES", "BytesSource", "StreamReader", "frame", "row_frames", "sealed"]
 
@@ -39,7 +39,7 @@ def row_frames(rows: Iterable[Any]) -> Iterator[bytes]:
     """The frames of a table."""
     rest = iter(rows)
     while batch := list(islice(rest, _ROWS)):
-        yield frame(canonical_json(batch).encode("ascii"))
+        yield frame(canonical_bytes(batch))
     yield _LENGTH.pack(0)
 
 
@@ -108,7 +108,7 @@ class StreamReader:
     def rows(self) -> Iterator[Any]:
         """The rows of the next table.  Raises ValueError, RecursionError."""
         while content := self.frame():
-            batch = parse_canonical_json(content.decode("ascii"))
+            batch = decode_canonical(content)
             if type(batch) is not list or not 0 < len(batch) <= _ROWS:
                 raise ValueError("rows are not in lists")
             yield from batch

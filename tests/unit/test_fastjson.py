@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cyoloctl import fastjson
 from cyoloctl.errors import InvalidInput
-from cyoloctl.text import canonical_json
+from cyoloctl.text import canonical_json, parse_canonical_json
 from cyoloctl.web.encoding import decode_object
 
 TEXT = st.text(st.characters()) | st.text(st.sampled_from('\0\x1f"\\/\x7f\x80\u2028\ud800ab:{,'))
@@ -102,3 +102,36 @@ def test_usual_bodies_need_nobody_slower() -> None:
     assert fastjson.decode_flat_object(b'{"a":{}}') == {"a": {}}
     rows = b'{"schema_version":1,"results":[{"id":"1","ok":true},{"id":2,"ok":true}]}'
     assert fastjson.decode_rows(rows) == json.loads(rows)
+
+
+@given(
+    JSON.map(canonical_json) | st.lists(st.sampled_from('{}[]:,"a11.e- \\u\x7f'), max_size=12).map("".join)
+)
+@example('{"a":1,"a":2}')
+@example('{"b":1,"a":2}')
+@example('{"a": 1}')
+@example("-0")
+@example("1.5")
+@example("[1e3]")
+@example(str(10**19 - 1))
+@example(str(10**20))
+@example(str(-(10**18)))
+@example(str(-(10**19)))
+@example('"\\u007f"')
+@example('"\\ud800"')
+@example('"\\u0041"')
+@example('"\u00e9"')
+def test_canonical_json_is_what_the_strict_decoder_takes(text: str) -> None:
+    try:
+        expected = parse_canonical_json(text)
+    except ValueError:
+        with pytest.raises(ValueError):
+            fastjson.decode_canonical(text.encode())
+        return
+    if not text.isascii():
+        with pytest.raises(ValueError):
+            fastjson.decode_canonical(text.encode())
+        return
+    found = fastjson.decode_canonical(text.encode())
+    assert found == expected
+    assert canonical_json(found) == text
