@@ -32,6 +32,7 @@ white space without a rule for each, and equally on every Python version.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -72,7 +73,6 @@ DIGEST_BYTES = 8
 
 KINDS = ("node", "client", "browser")
 """Whose request ids there are."""
-_WHO = {kind: b',"%b",' % kind.encode("ascii") for kind in KINDS}
 MAX_CALLER_LENGTH = 80
 _ORIGIN = re.compile(
     r"(?:node|browser|none|viewer|gateway|operator) (?:-|[0-9a-f]{32}|uid:[0-9]{1,10}) "
@@ -166,13 +166,6 @@ def _origin_json(origin: str) -> bytes | None:
     return b'"%b"' % origin.encode("ascii") if len(origin) <= 256 and _ORIGIN.fullmatch(origin) else None
 
 
-def _tail(request_id: str, kind: str, caller: str, origin_json: bytes | None = None) -> bytes:
-    who = _WHO.get(kind, b""), _caller_json(caller) or b""
-    if origin_json is None:
-        return b",%b%b%b]" % (canonical_bytes(request_id), *who)
-    return b",%b%b%b,%b]" % (canonical_bytes(request_id), *who, origin_json)
-
-
 def _length_of_id(request_id: str) -> int:
     """The length of a request id's JSON."""
     if '"' in request_id or "\\" in request_id:
@@ -180,26 +173,31 @@ def _length_of_id(request_id: str) -> int:
     return len(request_id) + 2
 
 
-def _check_argument(value: object, depth: int = 0) -> None:
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return
-    if kind is int:
-        if not -(2**63) <= value <= 2**64:  # type: ignore[operator]  # an int, by the line above
-            raise InvalidInput("an integer in a command is outside the 64-bit range: send it as text")
-    elif kind is dict and depth < _MAX_ARGUMENT_DEPTH:
-        for key, item in value.items():  # type: ignore[attr-defined]  # a dict, by the line above
-            if type(key) is not str:
-                raise InvalidInput("a key in a command is not text: use text keys")
-            _check_argument(item, depth + 1)
-    elif kind is list and depth < _MAX_ARGUMENT_DEPTH:
-        for item in value:  # type: ignore[attr-defined]  # a list, by the line above
-            _check_argument(item, depth + 1)
-    else:
-        raise InvalidInput(
-            f"a command cannot hold a {kind.__name__} here: use text, integers, booleans, null, "
-            f"and lists and objects at most {_MAX_ARGUMENT_DEPTH} deep"
-        )
+def _check_arguments(values: Iterable[object], depth: int) -> None:
+    """Raises InvalidInput for what no command holds; depth: of the list or object that has these values."""
+    for value in values:
+        kind = type(value)
+        if kind is str or value is None or kind is bool:
+            continue
+        if kind is int:
+            if not -(2**63) <= value <= 2**64:  # type: ignore[operator]  # an int, by the line above
+                raise InvalidInput("an integer in a command is outside the 64-bit range: send it as text")
+        elif kind is dict and depth < _MAX_ARGUMENT_DEPTH:
+            _check_object(value, depth + 1)  # type: ignore[arg-type]  # a dict, by the line above
+        elif kind is list and depth < _MAX_ARGUMENT_DEPTH:
+            _check_arguments(value, depth + 1)  # type: ignore[arg-type]  # a list, by the line above
+        else:
+            raise InvalidInput(
+                f"a command cannot hold a {kind.__name__} here: use text, integers, booleans, null, "
+                f"and lists and objects at most {_MAX_ARGUMENT_DEPTH} deep"
+            )
+
+
+def _check_object(value: dict[Any, object], depth: int) -> None:
+    for key in value:
+        if type(key) is not str:
+            raise InvalidInput("a key in a command is not text: use text keys")
+    _check_arguments(value.values(), depth)
 
 
 def encode_command(
@@ -229,10 +227,9 @@ def encode_command(
         raise InvalidInput("the request id is not valid: use 1 to 128 printable ascii characters, no spaces")
     if kind not in KINDS or not is_caller(caller) or (origin and not is_origin(origin)):
         raise InternalError("a command has no proper caller")
-    _check_argument(arguments)
-    head = canonical_bytes([machine, operation, arguments])
-    tail = _tail(request_id, kind, caller, _origin_json(origin) if origin else None)
-    data = b"\x02" + head[:-1] + tail
+    _check_object(arguments, 1)
+    fields = [machine, operation, arguments, request_id, kind, caller]
+    data = b"\x02" + canonical_bytes([*fields, origin] if origin else fields)
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
     if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
