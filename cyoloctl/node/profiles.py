@@ -36,6 +36,7 @@ PROFILES: dict[Profile, ProfileSettings] = {
             pending_reads=2_000,
             compact_entries=2_000,
             compact_bytes=2 * 2**20,
+            compact_growth=1,  # the log is in memory, too
             keep_entries=250,
         ),
     ),

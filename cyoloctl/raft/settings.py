@@ -59,6 +59,10 @@ class Limits:
     """A received snapshot that is no larger is read at once, in some ten milliseconds; others in a thread."""
     compact_entries: int = 10_000
     compact_bytes: int = 8 * 2**20
+    """A snapshot is saved when so many entries, or bytes of them, came since the last one."""
+    compact_growth: int = 4
+    """It waits until the log has grown by as many bytes as the last one has, so that a large state is not
+    written again and again for a few values; for this many times compact_bytes at most."""
     keep_entries: int = 1_000
     """Entries kept below a snapshot, so that a peer that was briefly away needs none."""
     promote_lag: int = 64

@@ -383,7 +383,11 @@ class Snapshotting:
             return
         grown = applied - self._membership.base_index >= limits.compact_entries
         heavier = journal.byte_size - self._bytes_mark
-        if not (grown or heavier >= limits.compact_bytes or force):
+        enough = max(
+            limits.compact_bytes,
+            min(self._snapshots.size_bytes, limits.compact_growth * limits.compact_bytes),
+        )
+        if not (grown or heavier >= enough or force):
             return
         resting = self._core.clock() < self._rest_until
         if resting and not force and heavier < _MOST_WHILE_RESTING * limits.compact_bytes:
