@@ -18,6 +18,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from cyoloctl.fastjson import compact_bytes
+
 __all__ = [
     "MAX_CALL_BYTES",
     "MAX_FRAME_BYTES",
@@ -204,7 +206,7 @@ def encode(message: Message) -> bytes:
         tail = [message["body"]]
     else:
         header = message
-    head = json.dumps(header, separators=(",", ":")).encode("ascii")
+    head = compact_bytes(header)
     body = b"".join(tail) if tail else b""
     return b"".join((_PREFIX.pack(4 + len(head) + len(body), len(head)), head, body))
 
