@@ -68,16 +68,20 @@ def _new_operation() -> None:
 
 
 def _new_route() -> None:
-    from cyoloctl.replicated.proposer import Proposer
+    from cyoloctl.replicated.proposer import Planned, Proposer
 
-    apply: Any = Proposer.apply
+    carry_out: Any = Proposer.carry_out
 
-    async def multiplying(self: Any, machine: str, operation: str, arguments: Any, **more: Any) -> Any:
-        if (machine, operation, arguments.get("name")) == ("counter", "add", "product"):
-            operation = "multiply"
-        return await apply(self, machine, operation, arguments, **more)
+    async def multiplying(self: Any, planned: Planned, **more: Any) -> Any:
+        if (planned.machine, planned.operation, planned.arguments.get("name")) == (
+            "counter",
+            "add",
+            "product",
+        ):
+            planned = Planned("counter", "multiply", planned.arguments, planned.answer)
+        return await carry_out(self, planned, **more)
 
-    Proposer.apply = multiplying  # type: ignore[method-assign]
+    Proposer.carry_out = multiplying  # type: ignore[method-assign]
 
 
 def install() -> None:
