@@ -383,11 +383,7 @@ class Snapshotting:
             return
         grown = applied - self._membership.base_index >= limits.compact_entries
         heavier = journal.byte_size - self._bytes_mark
-        enough = max(
-            limits.compact_bytes,
-            min(self._snapshots.size_bytes, limits.compact_growth * limits.compact_bytes),
-        )
-        if not (grown or heavier >= enough or force):
+        if not (grown or heavier >= self._enough_bytes() or force):
             return
         resting = self._core.clock() < self._rest_until
         if resting and not force and heavier < _MOST_WHILE_RESTING * limits.compact_bytes:
@@ -418,6 +414,14 @@ class Snapshotting:
             self._run_in_background(save)
         except (RuntimeError, MemoryError):  # no thread can be started
             self._saved = (meta, MemoryError())
+
+    def _enough_bytes(self) -> int:
+        """The growth of the log that is worth a snapshot."""
+        limits = self._core.limits
+        return max(
+            limits.compact_bytes,
+            min(self._snapshots.size_bytes, limits.compact_growth * limits.compact_bytes),
+        )
 
     def _save_later(self, error: CyoloctlError | MemoryError) -> None:
         """The log is whole without a new snapshot, only longer: try again, with longer and longer pauses."""
@@ -459,7 +463,8 @@ class Snapshotting:
         oldest = min(
             [keep_from, *(sending.transfer.meta.index for sending in sendings if sending is not None)]
         )
-        if oldest >= journal.first_index and journal.byte_size < 4 * self._core.limits.compact_bytes:
+        most = 3 * self._core.limits.compact_bytes + self._enough_bytes()
+        if oldest >= journal.first_index and journal.byte_size < most:
             keep_from = oldest
         journal.compact_to(keep_from)
         self._bytes_mark = journal.byte_size

@@ -674,6 +674,22 @@ def test_compaction_keeps_what_follows_a_snapshot_that_is_being_sent(tmp_path: P
     assert len({message["digest"] for message in _messages(cluster, "snapshot_chunk")}) == 1
 
 
+def test_compaction_of_a_large_state_keeps_what_follows_a_snapshot_that_is_being_sent(tmp_path: Path) -> None:
+    """Its log grows by more before the next snapshot, and is more than four times the bound then."""
+    cluster = _sending(tmp_path, compact_bytes=40, compact_growth=4, compact_entries=10**6)
+    sending = _progress(cluster).sending
+    assert sending is not None
+    assert sending.transfer.total > 4 * 40  # large beside the bound
+    before = cluster.replica("a").status().snapshot_index
+    for _ in range(20):
+        if cluster.replica("a").status().snapshot_index > before:
+            break
+        cluster.write("a", b"z")
+    assert cluster.replica("a").status().snapshot_index > before
+    assert sum(len(command) for command, _, _ in cluster.log("a")) > 4 * 40
+    assert cluster.replica("a").status().first_index <= sending.transfer.meta.index + 1
+
+
 def test_compaction_drops_what_a_slow_receiver_needs_once_it_costs_too_much(tmp_path: Path) -> None:
     cluster = _sending(tmp_path, compact_bytes=1000)
     sending = _progress(cluster).sending
