@@ -63,6 +63,9 @@ def cluster(troubled: Cluster) -> Cluster:
             node.launch()
     for node in troubled.nodes.values():
         node.wait_ready()
+    # With a leader and all links, or the first thing that is told of a fault is an election.
+    troubled.wait_healthy()
+    for node in troubled.nodes.values():
         wait_until(f"{node.name} finds nothing wrong", partial(_is_well, node))
     return troubled
 
