@@ -66,14 +66,7 @@ class CounterOperations:
             number = value.get("value")
             if type(number) is not int:
                 raise InternalError("the leader's answer makes no sense: upgrade every node")
-            return {
-                "name": arguments["name"],
-                "value": number,
-                "value_string": str(number),
-                "index": index,
-                "epoch": self._proposer.epoch(),
-                "request_id": request_id,
-            }
+            return {**self._counter(arguments["name"], number, index), "request_id": request_id}
 
         return Planned("counter", operation, arguments, answer)
 

@@ -129,4 +129,4 @@ def _revision(event: Event) -> int:
 def _size(event: Event) -> int:
     _, _, key, _, previous = event
     replaced = 0 if previous is None else len(previous.value)
-    return _OVERHEAD_BYTES + (len(key) if key.isascii() else len(key.encode())) + replaced
+    return _OVERHEAD_BYTES + len(key.encode()) + replaced

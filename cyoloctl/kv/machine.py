@@ -603,7 +603,7 @@ class KvMachine(Observed, Machine):
 
 
 def _size(key: str, value: bytes) -> int:
-    return (len(key) if key.isascii() else len(key.encode())) + len(value) + KEY_OVERHEAD_BYTES
+    return len(key.encode()) + len(value) + KEY_OVERHEAD_BYTES
 
 
 def _summed(entries: Entries, changes: Changes) -> tuple[int, list[tuple[int, str]], Holdings]:
