@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import ClassVar
 
 from cyoloctl.errors import AlreadyExists, Compacted, Conflict, FenceLost, NotFound, QuotaExceeded
@@ -278,8 +278,7 @@ class KvMachine(Observed, Machine):
         live = None if old is None or old.is_due(now_unix_ms) else old
         if put.sealed:
             self._refuse_lost_key(put.value)
-        elif put.sealed is None and live is not None and live.sealed:
-            raise Refused(Conflict(SEALED_KEY.format(repr(put.key))))
+        self._refuse_clear(put, live)
         self._refuse_fence(given["fence"], now_unix_ms)
         self._refuse_revision(put.key, live, given["if_revision"])
         self._refuse_more(_size(put.key, put.value) - (0 if old is None else _size(put.key, old.value)))
@@ -324,8 +323,9 @@ class KvMachine(Observed, Machine):
         for branch in branches:
             self._refuse_lost_keys(branch)
         self._refuse_sealed(compare, now_unix_ms)
-        for branch in branches:
-            self._refuse_clear(branch, now_unix_ms)
+        for step in chain(*branches):
+            if type(step) is Put:
+                self._refuse_clear(step, self._live(step.key, now_unix_ms))
         self._refuse_fence(given["fence"], now_unix_ms)
         succeeded = all(holds(each, self._live(each.key, now_unix_ms)) for each in compare)
         steps = branches[0 if succeeded else 1]
@@ -417,13 +417,14 @@ class KvMachine(Observed, Machine):
                 "unavailable",
             )
 
-    def _refuse_clear(self, steps: Iterable[Step], now_unix_ms: int) -> None:
-        """Nothing secret is replaced by what everybody reads because an option was forgotten."""
-        for step in steps:
-            if type(step) is Put and step.sealed is None:
-                entry = self._live(step.key, now_unix_ms)
-                if entry is not None and entry.sealed:
-                    raise Refused(Conflict(SEALED_KEY.format(repr(step.key))))
+    @staticmethod
+    def _refuse_clear(put: Put, entry: Entry | None) -> None:
+        """Nothing secret is replaced by what everybody reads because an option was forgotten.
+
+        entry: the key's, unless its time is over.
+        """
+        if put.sealed is None and entry is not None and entry.sealed:
+            raise Refused(Conflict(SEALED_KEY.format(repr(put.key))))
 
     def _refuse_sealed(self, compare: Iterable[Comparison], now_unix_ms: int) -> None:
         for each in compare:
