@@ -124,7 +124,6 @@ class Replica:
         self._engine: VendorEngine
         self._handover = Handover(core, view)
         self._membership = Membership(core, frozenset(genesis), self._handover)
-
         self._elections = Elections(core, self._membership, may_lead)
         self._following = Following(core, self._elections, fail=self.fail)
 
@@ -147,6 +146,7 @@ class Replica:
         self._following.on_entries = self._snapshotting.log_goes_on
         membership, handover = self._membership, self._handover
         self._replication = Replication(core, membership, self._snapshotting, handover, self._elections)
+        self.append_pending, self.replicate = self._appending.append_pending, self._replication.replicate
         self._handlers = self._handlers_by_type()
         self._seen: tuple[str, int, Node | None] = ("follower", 0, None)
         self.turns = self._new_turns()
@@ -627,9 +627,15 @@ class Replica:
         """Replicate a command, through whichever node leads: see `Appending.propose`."""
         return self._appending.propose(command, callback)
 
-    def append_pending(self) -> None:
-        """See `Appending`."""
-        self._appending.append_pending()
+    def before_applying(self) -> None:
+        """What is committed is known: as leader, send what waited for that before applying it.
+
+        So the followers write the next entry while this node applies the one before it, and answers.
+        """
+        if self._pending and self._engine.is_leader() and self._journal.is_term_durable():
+            self.append_pending()
+            self.replicate(heartbeat=False)
+            self._release(_AHEAD_OF_THE_DISK)
 
     # ------------------------------------------------------------------ reads
 
@@ -655,10 +661,6 @@ class Replica:
         self._cluster_clock.judge(self._membership.voter_names)
 
     # ------------------------------------------------------------ replication
-
-    def replicate(self, *, heartbeat: bool) -> None:
-        """Send every connected peer what it lacks: see `Replication.replicate`."""
-        self._replication.replicate(heartbeat=heartbeat)
 
     def maybe_compact(self, *, force: bool = False) -> None:
         """Save a snapshot when the log has grown: see `Snapshotting.maybe_compact`."""

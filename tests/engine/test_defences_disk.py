@@ -16,6 +16,7 @@ from cyoloctl.errors import (
     StorageError,
 )
 from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Limits
 from tests.support.engine_harness import Machine
 from tests.support.raft_ours import OurCluster, append
 from tests.support.stories import (
@@ -89,6 +90,51 @@ def test_new_leaders_entries_wait_for_its_term_to_be_on_disk() -> None:
     mark = len(cluster.sent)
     cluster.campaign("a")
     assert said(cluster, mark, "a", "append_entries", "l")
+    assert cluster.broken == []
+
+
+def test_what_waits_for_a_new_leader_waits_for_its_term_to_be_on_disk_too() -> None:
+    """The same where commands wait that its first step would send ahead of what it applies."""
+    cluster = Persisting("a")
+    cluster.start_joiner("l", "a")
+    cluster.run(0.3)
+    answer = {"type": "append_response", "term": 7, "next_index": 1, "reset": False, "success": False}
+    hear(cluster, "a", "l", answer)
+    written = cluster.propose("a", b"waits")
+    assert written.pending
+    cluster.campaign("a")
+    cluster.run(0.3)
+    assert written.ok
+    assert cluster.state("l") == [b"waits"]
+    assert cluster.broken == []
+
+
+def test_next_entry_leaves_before_the_committed_one_is_applied() -> None:
+    """The followers write it while the leader applies and answers: what it applies may take long."""
+    cluster = Persisting("abc")
+    cluster.limits = Limits(uncommitted_entries=1)
+    cluster.restart("a")
+    cluster.elect("a")
+    cluster.run(0.3)
+    machine, sent = cluster.machines["a"].engine.machine, []
+    apply = machine.apply
+
+    def watched(index: int, command: bytes, after: int | None = None) -> bytes:
+        entries = [message for message in cluster.in_flight("a", "b", "append_entries") if message["entries"]]
+        sent.append((command, [len(message["entries"]) for message in entries]))
+        return apply(index, command, after)
+
+    machine.apply = watched
+    first, second = cluster.propose("a", b"first"), None
+    cluster.tick("a")
+    assert cluster.deliver("a", "b") == 1
+    second = cluster.propose("a", b"second")  # waits until the first one is committed
+    assert cluster.in_flight("a", "b", "append_entries") == []
+    cluster.deliver("b", "a")
+    assert sent == [(b"first", [1])]
+    cluster.run(0.3)
+    assert first.ok
+    assert second.ok
     assert cluster.broken == []
 
 
