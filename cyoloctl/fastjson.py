@@ -10,22 +10,29 @@ Commands of one shot do not import this: loading msgspec takes longer than it sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import msgspec
 
 from cyoloctl.text import canonical_json, compact_encoder, parse_canonical_json
 
 __all__ = [
+    "Shape",
     "canonical_bytes",
     "compact_bytes",
     "decode",
     "decode_canonical",
     "decode_flat_object",
     "decode_rows",
+    "decoder_of",
     "has_integers_only",
 ]
+
+Shape = msgspec.Struct
+"""A class of which `decoder_of` makes instances: an object with these fields, or an array of them."""
+
+_S = TypeVar("_S", bound=Shape)
 
 _sorted = msgspec.json.Encoder(order="sorted").encode
 _as_given = msgspec.json.Encoder().encode
@@ -109,6 +116,25 @@ def decode_canonical(data: bytes) -> Any:
     except (ValueError, TypeError):
         pass
     return parse_canonical_json(data.decode("ascii"))  # UnicodeDecodeError is a ValueError
+
+
+def decoder_of(shape: type[_S]) -> Callable[[bytes], _S | None]:
+    """Gives what canonical JSON of a shape holds; None for other JSON, and for what takes a closer look.
+
+    Numbers of what the shape does not name may be any: see `has_integers_only`.
+    """
+    read = msgspec.json.Decoder(shape).decode
+
+    def decode_shape(data: bytes) -> _S | None:
+        if not data.isascii() or b"\x7f" in data:
+            return None
+        try:
+            value = read(data)
+            return value if _sorted(value) == data else None
+        except (ValueError, RecursionError):
+            return None
+
+    return decode_shape
 
 
 def has_integers_only(value: object) -> bool:

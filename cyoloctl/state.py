@@ -293,11 +293,10 @@ class ClusterState:
             return encode_refusal(index, error.code, error.message)
         if request.time_unix_ms >= 0:
             return self._apply_old(index, request)
-        request_id = request.request_id
-        table = self._tables[request.kind]
-        refused = self._tables["refused"]
-        refused_id = f"{request.kind[0]}:{request_id}"
-        known = table.requests.find(request_id) or refused.requests.find(refused_id)
+        table, refused = self._tables[request.kind], self._tables["refused"]
+        known = table.requests.find(request.request_id)
+        if known is None and len(refused.requests):
+            known = refused.requests.find(_refused_id(request))
         identity = self._identity(request)
         if known is not None:
             result = _again(index, known, identity)
@@ -313,7 +312,7 @@ class ClusterState:
             self.audit.note(request, index, self.history.epoch, stamp.time_unix_ms, result)
         if done is None:
             return result
-        into, key = (table, request_id) if done else (refused, refused_id)
+        into, key = (table, request.request_id) if done else (refused, _refused_id(request))
         into.requests.remember(
             key,
             identity,
@@ -323,7 +322,8 @@ class ClusterState:
             result=result,
         )
         table.forget(stamp.steady_ms)
-        refused.forget(stamp.steady_ms)
+        if len(refused.requests):
+            refused.forget(stamp.steady_ms)
         return result
 
     def _note(self, index: int, request: Command, result: bytes) -> bytes:
@@ -561,6 +561,11 @@ def _why_astray(command: bytes, peer: str, *, alone: bool) -> str | None:
     if alone and words[3] != peer.encode("ascii", "replace"):
         return f"{peer} may not say that another node took the request"
     return None
+
+
+def _refused_id(request: Command) -> str:
+    """Under which a refusal is remembered."""
+    return f"{request.kind[0]}:{request.request_id}"
 
 
 def _again(index: int, known: tuple[bytes, bytes], identity: bytes) -> bytes:

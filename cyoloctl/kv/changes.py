@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cyoloctl.kv.entries import Entries
-from cyoloctl.kv.records import Entry, Event, Place
+from cyoloctl.kv.records import Entry, Event, Place, key_bytes
 
 __all__ = ["Changes", "entries_after"]
 
@@ -129,4 +129,4 @@ def _revision(event: Event) -> int:
 def _size(event: Event) -> int:
     _, _, key, _, previous = event
     replaced = 0 if previous is None else len(previous.value)
-    return _OVERHEAD_BYTES + len(key.encode()) + replaced
+    return _OVERHEAD_BYTES + key_bytes(key) + replaced

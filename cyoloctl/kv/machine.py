@@ -33,6 +33,7 @@ from cyoloctl.kv.records import (
     check_ttl,
     check_value,
     holds,
+    key_bytes,
     key_id_of,
     with_blobs,
 )
@@ -281,12 +282,14 @@ class KvMachine(Observed, Machine):
         self._refuse_clear(put, live)
         self._refuse_fence(given["fence"], now_unix_ms)
         self._refuse_revision(put.key, live, given["if_revision"])
-        self._refuse_more(_size(put.key, put.value) - (0 if old is None else _size(put.key, old.value)))
+        more = _more(put, old)
+        self._refuse_more(more)
         if self._ends:
             self._expire_due(index, now_unix_ms, (put.key,))
-            old = live
+            if old is not live:
+                old, more = None, _more(put, None)
         revision = self._next(index)
-        result = self._put_step(put, old, revision, now_unix_ms)
+        result = self._put_step(put, old, more, revision, now_unix_ms)
         self.revision = revision
         self._end(index)
         return result
@@ -350,7 +353,7 @@ class KvMachine(Observed, Machine):
         if entry.expires_unix_ms is None:
             raise Refused(Conflict(f"the key {key!r} never expires: put it with a time to live"))
         expires_ms = max(entry.expires_unix_ms, now_unix_ms + given["ttl_ms"])
-        self._set(key, entry._replace(ttl_ms=given["ttl_ms"], expires_unix_ms=expires_ms), entry)
+        self._set(key, entry._replace(ttl_ms=given["ttl_ms"], expires_unix_ms=expires_ms))
         return {"revision": entry.revision, "expires_unix_ms": expires_ms}
 
     def _expire(self, given: Json, index: int, now_unix_ms: int) -> Json:
@@ -436,8 +439,10 @@ class KvMachine(Observed, Machine):
         more = 0
         for step in steps:
             entry = self._entries.get(step.key)
-            more -= 0 if entry is None else _size(step.key, entry.value)
-            more += _size(step.key, step.value) if type(step) is Put else 0
+            if type(step) is Put:
+                more += _more(step, entry)
+            elif entry is not None:
+                more -= _size(step.key, entry.value)
         self._refuse_more(more)
 
     def _refuse_more(self, more: int) -> None:
@@ -465,20 +470,22 @@ class KvMachine(Observed, Machine):
                 if step.key in self._entries:
                     self._remove("delete", step.key, revision)
                 continue
-            results.append(self._put_step(step, self._entries.get(step.key), revision, now_unix_ms))
+            old = self._entries.get(step.key)
+            results.append(self._put_step(step, old, _more(step, old), revision, now_unix_ms))
         self.revision = revision
         self._end(index)
         return results
 
-    def _put_step(self, put: Put, old: Entry | None, revision: int, now_unix_ms: int) -> Json:
-        """old: the key's entry now."""
+    def _put_step(self, put: Put, old: Entry | None, more: int, revision: int, now_unix_ms: int) -> Json:
+        """old: the key's entry now.  more: bytes that this adds."""
         key, value, ttl_ms, sealed = put
         created, version = (revision, 1) if old is None else (old.created_revision, old.version + 1)
         expires_ms = None if ttl_ms is None else now_unix_ms + ttl_ms
         entry = Entry(value, revision, created, version, ttl_ms, expires_ms, sealed is True)
         if sealed:
             self._sealed.put((key, revision), key_id_of(value))
-        self._set(key, entry, old)
+        self.size += more
+        self._set(key, entry)
         self._changes.add(Event(revision, "put", key, entry, old))
         return {
             "revision": revision,
@@ -507,11 +514,7 @@ class KvMachine(Observed, Machine):
                 self._remove("expire", key, revision)
             self._end(index)
 
-    def _set(self, key: str, entry: Entry, old: Entry | None) -> None:
-        """old: the key's entry now."""
-        if old is not None:
-            self.size -= _size(key, old.value)
-        self.size += _size(key, entry.value)
+    def _set(self, key: str, entry: Entry) -> None:
         self._entries.set(key, entry)
         if entry.expires_unix_ms is not None:
             heappush(self._ends, (entry.expires_unix_ms, key))
@@ -545,7 +548,7 @@ class KvMachine(Observed, Machine):
             if entry.expires_unix_ms > latest_ms:
                 changed[key] = entry._replace(expires_unix_ms=latest_ms)
         for key, entry in changed.items():
-            self._set(key, entry, self._entries.get(key))
+            self._set(key, entry)
 
     def is_new(self) -> bool:
         """See Machine."""
@@ -604,7 +607,14 @@ class KvMachine(Observed, Machine):
 
 
 def _size(key: str, value: bytes) -> int:
-    return len(key.encode()) + len(value) + KEY_OVERHEAD_BYTES
+    return key_bytes(key) + len(value) + KEY_OVERHEAD_BYTES
+
+
+def _more(put: Put, old: Entry | None) -> int:
+    """Bytes that a put adds, or fewer than none.  old: the key's entry now."""
+    if old is None:
+        return _size(put.key, put.value)
+    return len(put.value) - len(old.value)
 
 
 def _summed(entries: Entries, changes: Changes) -> tuple[int, list[tuple[int, str]], Holdings]:

@@ -42,6 +42,7 @@ __all__ = [
     "check_value",
     "encode_value",
     "holds",
+    "key_bytes",
     "key_id_of",
     "plain_size",
     "with_blobs",
@@ -140,9 +141,19 @@ class Comparison(NamedTuple):
 
 def check_key(value: object) -> str:
     """A key."""
-    if type(value) is not str or not _KEY.fullmatch(value) or len(value.encode()) > MAX_KEY_BYTES:
-        raise Malformed(f"the key is not valid: use {KEY_RULE}")
-    return value
+    if type(value) is str:
+        if value.isascii():
+            # Printable ASCII is all of it but the control characters.
+            if value.isprintable() and 0 < len(value) <= MAX_KEY_BYTES:
+                return value
+        elif _KEY.fullmatch(value) and len(value.encode()) <= MAX_KEY_BYTES:
+            return value
+    raise Malformed(f"the key is not valid: use {KEY_RULE}")
+
+
+def key_bytes(key: str) -> int:
+    """How many bytes a key has, in UTF-8."""
+    return len(key) if key.isascii() else len(key.encode())
 
 
 def check_prefix(value: object) -> str:

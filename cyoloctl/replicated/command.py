@@ -38,7 +38,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from cyoloctl.errors import CyoloctlError, InternalError, InvalidInput, error_from_code
-from cyoloctl.fastjson import canonical_bytes, decode, has_integers_only
+from cyoloctl.fastjson import Shape, canonical_bytes, decode, decoder_of, has_integers_only
 from cyoloctl.text import scan_json
 
 __all__ = [
@@ -200,6 +200,19 @@ def _check_object(value: dict[Any, object], depth: int) -> None:
     _check_arguments(value.values(), depth)
 
 
+def _has_too_many_brackets(text: bytes) -> bool:
+    """Whether more open than any command's JSON may have, those inside strings too."""
+    # Most have one of each, and counting takes longer than looking for a second one.
+    if not _has_more(text):
+        return False
+    return text.count(b"[") + text.count(b"{") > _MAX_BRACKETS
+
+
+def _has_more(text: bytes) -> bool:
+    """Whether a list follows the bracket with which this begins, or a second object the first one."""
+    return text.find(b"[", 1) >= 0 or text.find(b"{", text.find(b"{") + 1) >= 0
+
+
 def encode_command(
     machine: str,
     operation: str,
@@ -232,7 +245,7 @@ def encode_command(
     data = b"\x02" + canonical_bytes([*fields, origin] if origin else fields)
     if len(data) > MAX_COMMAND_BYTES:
         raise InvalidInput(f"the command has {len(data)} bytes, more than {MAX_COMMAND_BYTES}: send less")
-    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+    if _has_too_many_brackets(data[1:]):
         raise InvalidInput(f"the command has more than {_MAX_BRACKETS} opening brackets: send less")
     return data
 
@@ -250,11 +263,76 @@ def operation_of(data: bytes) -> tuple[str, str] | None:
     return parts[1].decode("ascii", "replace"), parts[3].decode("ascii", "replace")
 
 
+class _Usual(Shape, array_like=True, gc=False):
+    """The array of a command as nodes write it."""
+
+    machine: str
+    operation: str
+    arguments: dict[str, Any]
+    request_id: str
+    kind: str
+    caller: str
+    origin: str
+
+
+class _Success(Shape, gc=False):
+    """The object of a success."""
+
+    index: int
+    value: dict[str, Any]
+
+
+_usual_of = decoder_of(_Usual)
+_success_of = decoder_of(_Success)
+
+
+@lru_cache(maxsize=1024)
+def _length_of_who(kind: str, caller: str, origin: str) -> int:
+    """The length of their JSON at the end of a command; 0 for what is not valid."""
+    who, from_where = _caller_json(caller), _origin_json(origin)
+    if kind not in KINDS or who is None or from_where is None:
+        return 0
+    return len(kind) + len(who) + len(from_where) + 6
+
+
+def _usual_command(data: bytes) -> Command | None:
+    """The command in these bytes, if it is plain in everything, as nearly all are; None: look closer.
+
+    Says nothing that `decode_command` without it would not, in less time: it is a part of every write, on
+    every node.
+    """
+    text = data[1:]
+    usual = None if _has_more(text) or len(data) > MAX_COMMAND_BYTES else _usual_of(text)
+    if usual is None:
+        return None
+    request_id, arguments = usual.request_id, usual.arguments
+    length = _length_of_who(usual.kind, usual.caller, usual.origin)
+    if not length or not request_id.isalnum() or len(request_id) > MAX_REQUEST_ID_LENGTH:
+        return None
+    if not has_integers_only(arguments):
+        return None
+    head = text[: -length - len(request_id) - 3]
+    return Command(
+        usual.machine,
+        usual.operation,
+        arguments,
+        request_id,
+        usual.kind,
+        usual.caller,
+        -1,
+        _digest(head),
+        usual.origin,
+    )
+
+
 def decode_command(data: bytes) -> Command:
     """The command in these bytes; arguments are some JSON object, for the machine to check.
 
     Raises Malformed, and nothing else, for any other bytes.
     """
+    usual = _usual_command(data) if data[:1] == b"\x02" else None
+    if usual is not None:
+        return usual
     if not data or data[0] not in (COMMAND_VERSION, _OLD_VERSION):
         if not data:
             raise Malformed("the command is empty: propose an encoded command")
@@ -267,7 +345,7 @@ def decode_command(data: bytes) -> Command:
         raise Malformed("the command is too long: send less")
     try:
         text = data[1:]
-        if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
+        if _has_too_many_brackets(text):
             raise ValueError
         value = _loaded(text)
         machine, operation, arguments, request_id, kind, last, *more = value
@@ -372,6 +450,9 @@ def decode_result_with_index(result: bytes) -> tuple[int, dict[str, Any]]:
     Raises the error of ``cyoloctl.errors`` that a refusal names (its root
     class for a code of a newer release), InternalError for other bytes.
     """
+    success = _success_of(result)
+    if success is not None and 0 <= success.index < 2**63 and has_integers_only(success.value):
+        return success.index, success.value
     value = _parse_result(result)
     error = value.get("error")
     if error is not None:

@@ -25,6 +25,7 @@ __all__ = ["LIMITS", "Forgotten", "RequestLimits", "RequestTable", "TableLimits"
 _STORED = struct.Struct(">8sQQQB")
 _OLD = struct.Struct(">8sQQ")
 _COUNT = struct.Struct(">I")
+_COUNT_AND_STORED = struct.Struct(">I8sQQQB")
 _NO_TIME = 2**64 - 1
 _FORGET_AT_ONCE = 200
 """Entries forgotten by one command: a step of time must not stop the node for them all."""
@@ -79,8 +80,8 @@ class Forgotten(NamedTuple):
 
 _NOTHING = Forgotten()
 
-_Entry = tuple[str, int, bytes]
-"""Id, place in the table, record."""
+_Entry = tuple[str, int, bytes, int]
+"""Id, place in the table, record, steady time when applied (many have one object of it)."""
 
 
 class RequestTable:
@@ -135,9 +136,15 @@ class RequestTable:
         proposed_ms: the time in a command of release 0.1.0.
         """
         name, key = caller.encode("ascii"), request_id.encode("ascii")
-        head = _STORED.pack(digest, steady_ms, index, _NO_TIME if proposed_ms < 0 else proposed_ms, len(name))
-        length = _COUNT.pack(_STORED.size + len(name) + len(result))
-        entry = (request_id, self._next, b"%c%b%b%b%b%b" % (len(key), key, length, head, name, result))
+        head = _COUNT_AND_STORED.pack(
+            _STORED.size + len(name) + len(result),
+            digest,
+            steady_ms,
+            index,
+            _NO_TIME if proposed_ms < 0 else proposed_ms,
+            len(name),
+        )
+        entry = (request_id, self._next, b"%c%b%b%b%b" % (len(key), key, head, name, result), steady_ms)
         self._next += 1
         self._entries[request_id] = entry
         self._order.append(entry)
@@ -169,9 +176,7 @@ class RequestTable:
             if entries.get(entry[0]) is not entry:
                 order.popleft()  # forgotten before, for its caller's volume
                 continue
-            record = entry[2]
-            _, applied_ms, index, time, length = _STORED.unpack_from(record, _start(record))
-            age, count = steady_ms - applied_ms, len(entries)
+            age, count = steady_ms - entry[3], len(entries)
             if age >= limits.expiry_ms or (limits.keep_ms and count > limits.soft and age >= limits.keep_ms):
                 order.popleft()
             elif count <= limits.hard:
@@ -180,11 +185,12 @@ class RequestTable:
                 order.popleft()  # the oldest of its only caller
             else:
                 entry = self._of_the_largest()
-                record = entry[2]
-                _, _, index, time, length = _STORED.unpack_from(record, _start(record))
             left -= 1
             del entries[entry[0]]
-            name_at = _start(record) + _STORED.size
+            record = entry[2]
+            start = _start(record)
+            _, _, index, time, length = _STORED.unpack_from(record, start)
+            name_at = start + _STORED.size
             self._discount(record[name_at : name_at + length].decode("ascii"))
             if index > highest:
                 highest = index

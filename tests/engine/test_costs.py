@@ -64,13 +64,19 @@ def calls_of(action: Callable[[int], object]) -> float:
 
 def command(machine: str, operation: str, arguments: dict[str, Any], number: int) -> bytes:
     return encode_command(
-        machine, operation, arguments, request_id=f"{number:032x}", kind="node", caller="unix-socket"
+        machine,
+        operation,
+        arguments,
+        request_id=f"{number:032x}",
+        kind="node",
+        caller="unix-socket",
+        origin="operator uid:0 - n1",
     )
 
 
 @pytest.mark.parametrize(
     ("machine", "operation", "arguments", "most"),
-    [("counter", "add", INCREMENT, 100), ("kv", "put", PUT, 213)],
+    [("counter", "add", INCREMENT, 108), ("kv", "put", PUT, 157)],
 )
 def test_command_is_applied_with_few_calls(
     machine: str, operation: str, arguments: dict[str, Any], most: int

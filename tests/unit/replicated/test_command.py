@@ -33,14 +33,22 @@ def by_the_standard_library(data: bytes) -> Any:
         return None
 
 
+ORIGIN = "operator uid:0 - n"
+
+
+@pytest.mark.parametrize("origin", ["", f',"{ORIGIN}"'])
 @given(st.dictionaries(TEXT, JSON, max_size=3), ODD, st.booleans())
 @example({"a": 10**20}, "1", False)
 @example({"a": ["\ud800"]}, "1", False)
+@example({"a": "\x7f"}, "1", False)
+@example({"a": "1"}, "\x7f", True)
+@example({"a": 1}, "1.5", True)
+@example({"a": 1}, " 1", True)
 @example({"a": {"b": [1]}}, "1.5", True)
 def test_command_is_one_exactly_when_the_strict_decoder_says_so(
-    arguments: dict[str, Any], odd: str, spoiled: bool
+    origin: str, arguments: dict[str, Any], odd: str, spoiled: bool
 ) -> None:
-    text = f'["kv","put",{canonical_json(arguments)},"r","client","c"]'
+    text = f'["kv","put",{canonical_json(arguments)},"r","client","c"{origin}]'
     if spoiled:
         text = text.replace("1", odd)
     data = text.encode("utf-8", "surrogatepass")
@@ -52,6 +60,38 @@ def test_command_is_one_exactly_when_the_strict_decoder_says_so(
     else:
         assert wanted[:3] == ["kv", "put", found.arguments]
         assert canonical_json(found.arguments) == canonical_json(wanted[2])
+        assert found.digest == command.digest_of("kv", "put", wanted[2])
+        assert (found.request_id, found.kind, found.caller, found.time_unix_ms) == ("r", "client", "c", -1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "is_one"),
+    [
+        *((3, good, True) for good in ("r", "a-b", 'a"b', "a\\b", "x" * 128, "ab" * 16)),
+        *((3, bad, False) for bad in ("", "a b", "é", "²", "x" * 129, "\x7f", 1, None)),
+        *((4, good, True) for good in command.KINDS),
+        *((4, bad, False) for bad in ("", "other", True, None)),
+        *((5, good, True) for good in ("", "c", 'a"b', "x" * 80)),
+        *((5, bad, False) for bad in ("a b", "é", "x" * 81, None)),
+        *((6, good, True) for good in ("none - - -", ORIGIN)),
+        *((6, bad, False) for bad in ("boss - - -", "none - -", f"{ORIGIN} x", "", None)),
+        (7, "more", False),
+    ],
+)
+@pytest.mark.parametrize("arguments", [{"a": "b"}, {"a": {"b": 1}}], ids=["usual", "nested"])
+def test_who_sent_a_command_is_checked_however_it_is_read(
+    arguments: dict[str, Any], field: int, value: object, is_one: bool
+) -> None:
+    fields: list[Any] = ["kv", "put", arguments, "r", "client", "c", ORIGIN]
+    fields[field : field + 1] = [value]
+    data = b"\x02" + canonical_json(fields).encode()
+    if not is_one:
+        with pytest.raises(command.Malformed):
+            command.decode_command(data)
+        return
+    found = command.decode_command(data)
+    assert [found.request_id, found.kind, found.caller, found.origin] == fields[3:]
+    assert found.digest == command.digest_of("kv", "put", arguments)
 
 
 @given(st.dictionaries(TEXT, JSON, max_size=3), ODD, st.booleans())
