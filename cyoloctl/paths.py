@@ -11,7 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, StorageError
 
@@ -23,8 +23,10 @@ __all__ = [
     "LOG_NAME",
     "MAX_SOCKET_PATH_BYTES",
     "STORAGE_ERRNOS",
+    "SYNCED_BYTES",
     "DiskSpace",
     "FoundNode",
+    "SteadyWriter",
     "check_data_dir",
     "check_group",
     "check_ownership",
@@ -54,6 +56,9 @@ LOG_NAME = "node.log"
 """The log of a node in the background; older ones are LOG_NAME.1 and so on."""
 
 _SOCKET_NAME = "control.sock"
+
+SYNCED_BYTES = 4 * 2**20
+"""A large file is synced each time that so much was written: see `SteadyWriter`."""
 
 STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 """The disk refuses, whatever is written where."""
@@ -532,6 +537,27 @@ def _write(
         raise StorageError(
             f"cannot write {path}: {error.strerror}; make space or correct the permissions, then try again"
         ) from error
+
+
+class SteadyWriter:
+    """Appends to a file that may become large, and syncs it every `SYNCED_BYTES`.
+
+    Written at once, all of it would be in front of the next sync of the journal on that disk, and every
+    write of the cluster waits for that.  The end of the file is the caller's to sync.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unsynced = 0
+
+    def write(self, data: bytes) -> None:
+        """Append.  Raises OSError."""
+        self._file.write(data)
+        self._unsynced += len(data)
+        if self._unsynced >= SYNCED_BYTES:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._unsynced = 0
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

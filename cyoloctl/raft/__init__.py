@@ -12,7 +12,7 @@ from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.peers import COPY, DISK_FAILED, LEFT_BEHIND, NO_MEMORY, OLDER, REMOVED, TOO_OLD, Refusal
 from cyoloctl.raft.settings import Limits, Timing
-from cyoloctl.raft.snapshot import SYNCED_BYTES, SnapshotMeta, SnapshotStore
+from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.sole import Replayed, become_sole_voter, replay
 from cyoloctl.raft.sqlite_store import SqliteStore
 from cyoloctl.raft.status import ReplicaStatus, Trouble
@@ -35,7 +35,6 @@ __all__ = [
     "NO_MEMORY",
     "OLDER",
     "REMOVED",
-    "SYNCED_BYTES",
     "TOO_OLD",
     "ClusterClock",
     "Engine",

@@ -43,11 +43,11 @@ from typing import BinaryIO, NoReturn, Protocol, TypeVar
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
 from cyoloctl.model import RaftId
+from cyoloctl.paths import SYNCED_BYTES
 from cyoloctl.text import canonical_json
 
 __all__ = [
     "MAX_SNAPSHOT_BYTES",
-    "SYNCED_BYTES",
     "Files",
     "Receiver",
     "SnapshotData",
@@ -60,9 +60,6 @@ __all__ = [
 
 MAX_SNAPSHOT_BYTES = 2**33
 """The largest snapshot file, header and digest included."""
-
-SYNCED_BYTES = 4 * 2**20
-"""A large file is synced each time that so much was written: the journal's next sync waits for all of it."""
 
 FORMAT_VERSION = 2
 _WITH_TOTAL = 1

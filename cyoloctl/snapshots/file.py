@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cyoloctl.errors import InvalidInput, StorageError, VersionMismatch
-from cyoloctl.paths import exists_error, file_error, sync_directory
+from cyoloctl.paths import SteadyWriter, exists_error, file_error, sync_directory
 from cyoloctl.pki.identity import parse_cluster_id
 from cyoloctl.text import canonical_json
 
@@ -166,11 +166,12 @@ def new_snapshot_file(path: Path) -> Iterator[Callable[[bytes], None]]:
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o600), "wb") as file:
+            writer = SteadyWriter(file)
 
             def write(data: bytes) -> None:
                 digest.update(data)
                 try:
-                    file.write(data)
+                    writer.write(data)
                 except OSError as error:
                     raise file_error(path, error, "write") from None
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from cyoloctl import __version__
 from cyoloctl.errors import NotFound, Overloaded
 from cyoloctl.model import LocalNode
-from cyoloctl.paths import file_error
-from cyoloctl.raft import SYNCED_BYTES
+from cyoloctl.paths import SteadyWriter, file_error
 from cyoloctl.replicated.proposer import Proposer
 from cyoloctl.security_log import log_security
 from cyoloctl.snapshots.api import SnapshotBegun, SnapshotPart
@@ -50,12 +49,10 @@ class Spooled:
         except OSError as error:
             raise file_error(directory, error, "write") from None
         try:
+            writer = SteadyWriter(self._file)
             for part in parts:
-                self._file.write(part)
+                writer.write(part)
                 digest.update(part)
-                if (self.size + len(part)) // SYNCED_BYTES > self.size // SYNCED_BYTES:
-                    self._file.flush()
-                    os.fdatasync(self._file.fileno())
                 self.size += len(part)
             self._file.flush()
         except OSError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cyoloctl import paths
 from cyoloctl.errors import AlreadyExists, ConfigError, InvalidInput, StorageError, VersionMismatch
 from cyoloctl.snapshots.file import (
     Head,
@@ -65,6 +66,23 @@ def test_snapshot_is_what_was_written(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in tmp_path.iterdir()] == ["s"]
     assert is_snapshot(path)
+
+
+def test_large_file_is_synced_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once it would be in front of the journal's next sync, which every write waits for."""
+    path, sizes, fsync = tmp_path / "large", [], os.fsync
+
+    def recorded(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    part = bytes(paths.SYNCED_BYTES // 2)
+    with new_snapshot_file(path) as write:
+        for _ in range(5):
+            write(part)
+    assert sizes[:2] == [2 * len(part), 4 * len(part)]
+    assert max(sizes) == path.stat().st_size
 
 
 def test_file_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
