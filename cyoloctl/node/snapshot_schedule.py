@@ -148,7 +148,7 @@ class SnapshotSchedule:
         try:
             path = await asyncio.to_thread(self._write, policy, head, state)
         finally:
-            state.close()
+            await state.let_go()
         _log.info("a snapshot was saved", extra={"path": str(path), "index": head.index})
 
     def _write(self, policy: SnapshotPolicy, head: Head, state: Spooled) -> Path:

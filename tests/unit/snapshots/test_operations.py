@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -102,7 +103,10 @@ async def test_snapshot_is_of_the_moment_that_its_head_tells(
 ) -> None:
     """Commands are applied before the thread begins to encode it."""
 
+    to_thread = asyncio.to_thread
+
     async def later(write: Callable[[], Spooled]) -> Spooled:
+        monkeypatch.setattr(asyncio, "to_thread", to_thread)
         node.add()
         return write()
 
@@ -134,6 +138,23 @@ async def test_last_part_lets_go_of_the_snapshot(node: Node) -> None:
             await node.part(begun["id"])
 
 
+async def test_file_is_freed_in_another_thread(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system takes a second to free a gigabyte, and meanwhile the node would answer nobody."""
+    close, threads = Spooled.close, []
+
+    def recorded(state: Spooled) -> None:
+        threads.append(threading.get_ident())
+        close(state)
+
+    monkeypatch.setattr(Spooled, "close", recorded)
+    read = await node.begin()
+    await node.whole(read["id"])
+    monkeypatch.setattr(operations, "_KEPT_S", 0.05)
+    await node.begin()
+    await _until(lambda: len(threads) == 2)
+    assert threading.get_ident() not in threads
+
+
 async def test_snapshot_that_nobody_asks_for_any_more_is_let_go(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +178,7 @@ async def test_snapshot_is_held_while_its_parts_are_asked_for(
     now[0] += 61.0
     with pytest.raises(NotFound):
         await node.part(begun["id"])
-    assert node.files() == 0
+    await _until(lambda: node.files() == 0)
 
 
 async def test_third_snapshot_at_once_is_overloaded(node: Node) -> None:
