@@ -16,6 +16,9 @@ class Holdings:
         self._key_of: dict[Place, str] = {}
         self._places: dict[str, dict[Place, None]] = {}
 
+    def __len__(self) -> int:
+        return len(self._key_of)
+
     def put(self, place: Place, key_id: str) -> None:
         """This value is there, or was sealed again, under this key."""
         self.drop(place)

@@ -229,6 +229,11 @@ class KvMachine(Observed, Machine):
         """How many sealed values, of now and of remembered revisions, only this key of the ring opens."""
         return self._sealed.count(key_id)
 
+    @property
+    def has_sealed(self) -> bool:
+        """Whether any value is a sealed one."""
+        return len(self._sealed) > 0
+
     def sealing_keys(self) -> list[str]:
         """Ids of the keys of the ring that open a value here."""
         return self._sealed.key_ids()

@@ -77,14 +77,14 @@ class KvOperations:
         self._watchers = PrefixWatchers()
         self._turns = Turns()
         self._told_revision = kv.revision
-        kv.on_change = lambda _, __: self._tell()
+        kv.on_change = self._tell
 
     def restored(self) -> None:
         """The machine's state was replaced by a snapshot."""
         self._told_revision = self._kv.revision
         self._watchers.all_changed()
 
-    def _tell(self) -> None:
+    def _tell(self, _: str, __: int) -> None:
         """Wake those who follow a key that an entry changed."""
         after, self._told_revision = self._told_revision, self._kv.revision
         if not self._watchers.is_watching or after == self._told_revision:
@@ -436,7 +436,7 @@ class KvOperations:
         return None
 
     def _is_sealed(self, key: str) -> bool:
-        entry = self._kv.get(key)
+        entry = self._kv.get(key) if self._kv.has_sealed else None
         return entry is not None and entry.sealed and not entry.is_due(self._proposer.now_ms())
 
     def _done_before(self, operation: str, arguments: Json, request_id: str) -> tuple[int, Json] | None:

@@ -190,10 +190,13 @@ def _bytes_of(value: object, most: int) -> bytes | None:
         decoded = a2b_base64(value, strict_mode=True)
     except BadBase64:
         return None
+    if len(decoded) > most:
+        return None
     # One spelling for each value: what is compared and kept on every node is the same text.
-    # Only the last group can have two.
-    last = decoded[(len(decoded) - 1) // 3 * 3 :]
-    return decoded if len(decoded) <= most and encode_value(last) == value[-4:] else None
+    # Only the last group can have two, and only where it is padded.
+    if value.endswith("=") and encode_value(decoded[(len(decoded) - 1) // 3 * 3 :]) != value[-4:]:
+        return None
+    return decoded
 
 
 def check_blobs(value: object) -> tuple[bytes, ...]:

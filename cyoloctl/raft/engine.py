@@ -17,6 +17,7 @@ from cyoloctl.errors import CyoloctlError, InternalError, NoLeader, OutcomeUnkno
 from cyoloctl.metrics.counts import Histogram
 from cyoloctl.model import RaftId, name_of
 from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.deadlines import Deadlines
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
@@ -50,7 +51,7 @@ class Engine:
 
     Every call belongs to the loop that `start` ran in.  An operation that
     fails says what is known: NoLeader and Overloaded mean not applied,
-    OutcomeUnknown means that it may have been or may yet be.
+    OutcomeUnknown means that it may have been or may yet be.  Timeouts are exact to `LOOK_EVERY_S`.
 
     clock: cluster time, steered here.
 
@@ -92,8 +93,7 @@ class Engine:
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
         self._outgoing: dict[RaftId, list[bytes]] = {}
         self._jobs: set[asyncio.Future[None]] = set()
-        self._commits = Histogram()
-        self._limits = limits
+        self._commits, self._limits = Histogram(), limits
         rng = random.Random(os.urandom(32))
         self._replica = Replica(
             identity.raft_id,
@@ -114,6 +114,7 @@ class Engine:
         )
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._ticker = Ticker(self._loop, self._tick, self._next_deadline)
+        self._deadlines = Deadlines(self._loop)
         self._network = PeerNetwork(identity, self, identify=identify, connect=connect, rng=rng)
         self._verdicts.attach(self._replica, self._network)
         self._changed = asyncio.Event()
@@ -144,6 +145,7 @@ class Engine:
     async def stop(self) -> None:
         """Answer what waits, end the links, close the journal.  Idempotent."""
         self._ticker.stop()
+        self._deadlines.stop()
         if self._started and self._replica.failed is None:
             self._replica.abandon(NoLeader("the node is stopping: try another one"))
         await self._network.stop()
@@ -176,13 +178,12 @@ class Engine:
         def expire() -> None:
             proposal.give_up(self._replica.leader(), timeout_s)
 
-        timer = self._loop.call_later(timeout_s, expire)
+        self._deadlines.add(proposal, timeout_s, expire)
         try:
             result = await future
             self._commits.observe(time.monotonic() - began)
             return result
         finally:
-            timer.cancel()
             proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
 
     async def propose_all(
@@ -242,11 +243,10 @@ class Engine:
         def expire() -> None:
             request.settle(None, no_leader(self._replica.leader(), timeout_s))
 
-        timer = self._loop.call_later(timeout_s, expire)
+        self._deadlines.add(request, timeout_s, expire)
         try:
             return await future
         finally:
-            timer.cancel()
             request.cancelled = True
 
     async def add_voter(self, raft_id: RaftId, *, timeout_s: float) -> int:
