@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from cyoloctl.web.repeats import Repeat
 from cyoloctl.web.request import Answer, Headers, Request, TooLong
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_began",
+        "_between",
         "_body_bytes",
         "_drained",
         "_fed",
@@ -82,12 +84,14 @@ class Connection(asyncio.Protocol):
         "_idle_at",
         "_idle_s",
         "_idle_timer",
+        "_length_before",
         "_linger_s",
         "_max_headers",
         "_no_more",
         "_parser",
         "_paused",
         "_receiving",
+        "_repeat",
         "_server",
         "_target",
         "_too_long",
@@ -127,6 +131,10 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._too_long: TooLong | None = None
+        # No part of a request was read that is not whole yet.
+        self._between = True
+        self._repeat: Repeat | None = None
+        self._length_before = 0
         # Bytes that came since a head or body began, and of them those of the body.
         self._began = False
         self._fed = 0
@@ -255,6 +263,13 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser is None or (self._no_more and self._receiving is None):
             return
+        was_between, before = self._between, len(self._waiting)
+        if was_between and self._repeat is not None:
+            again = self._repeat.next(data, self)
+            if again is not None:
+                self._waiting.append(again)
+                self._go_on()
+                return
         self._began = False
         try:
             parser.feed_data(data)
@@ -267,6 +282,19 @@ class Connection(asyncio.Protocol):
         else:
             if self._receiving is not None or self._target:
                 self._bound(len(data))
+            if was_between and self._between and len(self._waiting) == before + 1:
+                self._remember(data)
+        self._go_on()
+
+    def _remember(self, data: bytes) -> None:
+        """data: nothing but the request that came last."""
+        request = self._waiting[-1]
+        if len(data) == self._length_before and isinstance(request, Request):
+            self._repeat = Repeat.of(data, request)
+        self._length_before = len(data)  # where lengths differ, heads do
+
+    def _go_on(self) -> None:
+        """Answer the first of what waits, if none is answered at present."""
         if self.transport is None or self.transport.is_closing():
             self._waiting.clear()  # came with the end of a body after whose refusal nothing is answered
         elif self._waiting and not self.busy:
@@ -277,6 +305,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._began = True
+        self._between = False
         self._target = b""
         self._fields = []
         self._fed = self._body_bytes = 0
@@ -334,6 +363,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The body is whole."""
+        self._between = True
         request = self._receiving
         if request is not None:
             self._receiving = None

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import json
+import random
 import socket
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -73,6 +75,7 @@ class Echo(HttpServer[Connection]):
             "method": request.method,
             "target": request.target,
             "length": len(body),
+            "body": body[:200].decode("latin-1"),
             "type": request.content_type,
             "x": request.headers.all("X"),
         }
@@ -155,6 +158,93 @@ async def test_requests_of_a_pipeline_are_answered_in_order(server: Echo) -> Non
     assert [first[1]["target"], second[1]["target"], third[1]["target"]] == ["/1", "/2", "/3"]
     assert first[1]["length"] == 3
     assert first[1]["x"] == ["1", "2"]
+
+
+async def test_same_head_is_parsed_once_and_its_bodies_are_their_own(
+    server: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[object] = []
+    whole = Connection.on_headers_complete
+    monkeypatch.setattr(Connection, "on_headers_complete", lambda self: (heads.append(self), whole(self))[1])
+    async with connected(server) as client:
+        for body in (b"abc", b"abd", b"xyz", b"\r\n\r", b"GET"):
+            await client.send(post("/1", body, "X: 1"))
+            status, found = await client.answer()
+            assert (status, found["target"], found["body"], found["x"]) == (200, "/1", body.decode(), ["1"])
+        assert len(heads) == 2  # the length has to be the same before
+        await client.send(post("/2", b"abc", "X: 1"))
+        assert (await client.answer())[1]["target"] == "/2"
+        assert len(heads) == 3
+        for _ in range(4):
+            await client.send(CHUNKED + b"3\r\nabc\r\n0\r\n\r\n")
+            assert (await client.answer())[1]["body"] == "abc"
+
+
+async def test_body_that_looks_like_the_request_before_is_a_body(server: Echo) -> None:
+    again = post("/1", b"abc")
+    async with connected(server) as client:
+        for _ in range(3):
+            await client.send(again)
+            assert (await client.answer())[1]["target"] == "/1"
+        outer = post("/2", again)
+        await client.send(outer[: -len(again)])
+        await server.is_asked(4)  # its head was read
+        await client.send(again)
+        found = (await client.answer())[1]
+    assert (found["target"], found["body"]) == ("/2", again.decode())
+
+
+REQUESTS = (
+    post("/1", b"abc"),
+    post("/1", b"abd"),
+    post("/2", b"abc"),
+    post("/1", b"abcd"),
+    post("/3", b""),
+    b"GET /4 HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /5 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"\r\n" + post("/6", b"abc"),
+    post("/7", post("/1", b"abc")),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_requests_are_the_same_however_they_are_cut(server: Echo, seed: int) -> None:
+    """Many that repeat each other, whole, in parts and several at once: each is answered for itself."""
+    rng = random.Random(seed)
+    wanted = [rng.choice(REQUESTS[: 2 + seed % 8]) for _ in range(60)]
+    stream, cuts, at = b"".join(wanted), [0], 0
+    for request in wanted:
+        if rng.random() < 0.7:  # most end where a packet does
+            cuts.append(at + len(request))
+        elif rng.random() < 0.5:
+            cuts.append(at + rng.randrange(len(request)))
+        at += len(request)
+    parts = [stream[start:end] for start, end in pairwise([*cuts, len(stream)])]
+    async with connected(server) as client:
+        answering = asyncio.create_task(_answers(client, len(wanted)))
+        for part in parts:
+            await client.send(part)
+            await asyncio.sleep(0)
+        found = await answering
+    assert found == [(_target(each), _body(each)) for each in wanted]
+
+
+async def _answers(client: Client, count: int) -> list[tuple[str, str]]:
+    found = []
+    for _ in range(count):
+        status, said = await client.answer()
+        assert status == 200
+        found.append((said["target"], said["body"]))
+    return found
+
+
+def _target(request: bytes) -> str:
+    return request.split(b" ")[1].decode()
+
+
+def _body(request: bytes) -> str:
+    body = request.lstrip(b"\r\n").partition(b"\r\n\r\n")[2].decode()
+    return "abc" if body.startswith("3\r\n") else body
 
 
 async def test_next_request_waits_for_the_answer_and_no_more_than_one_is_read_ahead(server: Echo) -> None:
@@ -335,7 +425,7 @@ async def test_head_of_any_number_of_pieces_is_read(server: Echo) -> None:
             await client.send(bytes([byte]))
             await asyncio.to_thread(lambda: None)  # the server reads it meanwhile
         assert (await client.answer())[1] == {
-            "method": "POST", "target": "/slow", "length": 2, "type": "", "x": ["y"],
+            "method": "POST", "target": "/slow", "length": 2, "body": "ab", "type": "", "x": ["y"],
         }  # fmt: skip
 
 
