@@ -79,14 +79,19 @@ def test_nothing_leaves_a_node_before_its_disk_holds_what_it_tells() -> None:
     assert cluster.broken == []
 
 
-def test_new_leaders_entries_wait_for_its_term_to_be_on_disk() -> None:
-    """A single voter that a learner's answer deposed stands, wins and leads within one tick."""
+def deposed_alone() -> Persisting:
+    """A single voter that a learner's answer deposed: it stands, wins and leads within one tick."""
     cluster = Persisting("a")
     cluster.start_joiner("l", "a")
     cluster.run(0.3)
     answer = {"type": "append_response", "term": 7, "next_index": 1, "reset": False, "success": False}
     hear(cluster, "a", "l", answer)
     assert not cluster.is_leader("a")
+    return cluster
+
+
+def test_new_leaders_entries_wait_for_its_term_to_be_on_disk() -> None:
+    cluster = deposed_alone()
     mark = len(cluster.sent)
     cluster.campaign("a")
     assert said(cluster, mark, "a", "append_entries", "l")
@@ -94,12 +99,8 @@ def test_new_leaders_entries_wait_for_its_term_to_be_on_disk() -> None:
 
 
 def test_what_waits_for_a_new_leader_waits_for_its_term_to_be_on_disk_too() -> None:
-    """The same where commands wait that its first step would send ahead of what it applies."""
-    cluster = Persisting("a")
-    cluster.start_joiner("l", "a")
-    cluster.run(0.3)
-    answer = {"type": "append_response", "term": 7, "next_index": 1, "reset": False, "success": False}
-    hear(cluster, "a", "l", answer)
+    """Commands that wait are sent ahead of what a leader applies, and not by its first step."""
+    cluster = deposed_alone()
     written = cluster.propose("a", b"waits")
     assert written.pending
     cluster.campaign("a")
