@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -129,6 +130,36 @@ def test_snapshot_newer_replaces_older(new_store: Callable[[], SnapshotStore]) -
     store.save(META, b"old")
     assert store.save(NEWER, b"new") is True
     assert loaded(store) == (NEWER, b"new")
+
+
+def test_large_file_that_is_replaced_or_removed_is_freed_in_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system takes a second to free a gigabyte, and meanwhile the node would answer nobody."""
+    monkeypatch.setattr(snapshot, "_LARGE_BYTES", 1000)
+    freed: list[int] = []
+    close, freed_two = os.close, threading.Event()
+
+    def recorded(descriptor: int) -> None:
+        nameless = os.fstat(descriptor).st_nlink == 0
+        close(descriptor)
+        if nameless:
+            freed.append(threading.get_ident())
+            if len(freed) == 2:
+                freed_two.set()
+
+    monkeypatch.setattr(os, "close", recorded)
+    store = SnapshotStore(tmp_path)
+    store.save(META, bytes(2000))
+    store.save(NEWER, b"small")
+    receiver = store.begin_receive(replace(NEWER, index=11), 5000, "00" * 32)
+    receiver.write(0, bytes(3000))
+    receiver.abort()
+    assert freed_two.wait(10)
+    assert threading.get_ident() not in freed
+    assert os.listdir(tmp_path) == ["snapshot"]
+    store.save(replace(NEWER, index=12), b"small too")  # in place of a small one
+    assert len(freed) == 2
 
 
 def test_snapshot_any_bit_flipped_is_refused_naming_file_and_remedy(tmp_path: Path) -> None:
