@@ -458,11 +458,9 @@ class RendezvousOperations:
         """
         deadline = time.monotonic() + timeout_s
         arguments: Json = {"by": by} if data is None else self._approval(record, by, data)
+        is_open = record.state in ("pending", "claimed")  # else this may be a repetition, answered as before
         if operation != "deny":  # which grants nothing
-            if record.state in (
-                "pending",
-                "claimed",
-            ):  # else it may be a repetition, which is answered as before
+            if is_open:
                 self.refuse(record, actor)
             arguments |= {
                 "actors": _actors(actor, record.begun_by),
@@ -471,8 +469,10 @@ class RendezvousOperations:
         command = {"id": record.id, "expected": None, **arguments}
         left = max(0.1, deadline - time.monotonic())
         try:
-            await self._write(_COMMANDS[operation], command, left, request_id)
-            return self._answer(record.id)
+            done = await self._write(_COMMANDS[operation], command, left, request_id)
+            answer = self._answer(record.id)
+            # Whoever waits may have redeemed it since; a repetition is told what has become of it.
+            return {**answer, "state": done["state"]} if is_open else answer
         except Conflict:
             # What is sealed is sealed again, so a repetition is another command to the machine.
             if data is None or request_id is None:
@@ -480,9 +480,9 @@ class RendezvousOperations:
             await self._proposer.fresh(timeout_s=left)
             if not self._was_applied(CALLER.get().kind, request_id):
                 raise
-            done = self._records.get(record.id, self._now_ms())
-            sealed = done is not None and done.sealed_result is not None
-            if done is None or done.claimed_by != by or not (sealed or done.state == "consumed"):
+            found = self._records.get(record.id, self._now_ms())
+            sealed = found is not None and found.sealed_result is not None
+            if found is None or found.claimed_by != by or not (sealed or found.state == "consumed"):
                 raise
             return self._answer(record.id)
 

@@ -1,15 +1,17 @@
-"""For whom wrong codes count."""
+"""For whom wrong codes count, and what is answered while others go on."""
 
 from __future__ import annotations
 
 import ipaddress
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoloctl.caller import Actor
-from cyoloctl.rendezvous.operations import _actors, _digests, _has, counted
+from cyoloctl.rendezvous.machine import RendezvousMachine
+from cyoloctl.rendezvous.operations import RendezvousOperations, _actors, _digests, _has, counted
 from cyoloctl.rendezvous.records import LEVELS, MAX_BEGUN_BY
 
 
@@ -68,3 +70,57 @@ def test_whoever_answers_is_compared_by_each_secret_of_their_browser_as_far_as_a
         assert answers == sorted(set(answers))
         assert set(answers) & set(began) == set(_digests(Actor(browsers=(own,))))
         assert not set(_actors(Actor(sub="bob", browsers=("x", "y")), began)) & set(began)
+
+
+ID, NOW_MS = "1" * 32, 1_000_000
+START = {
+    "id": ID,
+    "user_code_sha256": "a" * 64,
+    "ttl_ms": 60_000,
+    "kind": "approval",
+    "node": "n1",
+    "initiator": "alice@example.com",
+    "origin": "192.0.2.1",
+    "data": {},
+    "initiator_public_key": None,
+}
+
+
+class Redeeming:
+    """Whoever waits for an approval redeems it before its own answer is made."""
+
+    def __init__(self, records: RendezvousMachine) -> None:
+        self.records = records
+
+    def now_ms(self) -> int:
+        return NOW_MS
+
+    async def in_time(self, *, timeout_s: float) -> None: ...
+
+    async def apply_here(self, machine: str, operation: str, arguments: Any, **_: object) -> Any:
+        done = self.records.apply(operation, arguments, 2, NOW_MS)
+        redeem = {"id": ID, "expected": None, "redemption_sha256": "c" * 64}
+        self.records.apply("consume", redeem, 3, NOW_MS)
+        return done
+
+
+async def test_approval_is_answered_as_one_though_it_was_redeemed_meanwhile() -> None:
+    records, nobody = RendezvousMachine(), cast(Any, None)
+    records.apply("start", START, 1, NOW_MS)
+    operations = RendezvousOperations(
+        cast(Any, Redeeming(records)),
+        nobody,
+        records,
+        keys=nobody,
+        tokens=nobody,
+        page_url=nobody,
+        was_applied=nobody,
+    )
+    record = records.get(ID, NOW_MS)
+    assert record is not None
+    answered = await operations.answer(
+        "approve", record, "bob", Actor(sub="bob"), None, 1.0, {"group": "ops"}
+    )
+    redeemed = records.get(ID, NOW_MS)
+    assert redeemed is not None
+    assert (answered["state"], redeemed.state) == ("approved", "consumed")
