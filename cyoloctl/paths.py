@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from cyoloctl.errors import AlreadyExists, ConfigError, CyoloctlError, InvalidInput, StorageError
@@ -544,19 +544,25 @@ class SteadyWriter:
 
     Written at once, all of it would be in front of the next sync of the journal on that disk, and every
     write of the cluster waits for that.  The end of the file is the caller's to sync.
+
+    sync: makes what was written durable, where that takes more than to flush the file and to sync it.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], sync: Callable[[], None] | None = None) -> None:
         self._file = file
+        self._sync = self._sync_file if sync is None else sync
         self._unsynced = 0
+
+    def _sync_file(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def write(self, data: bytes) -> None:
         """Append.  Raises OSError."""
         self._file.write(data)
         self._unsynced += len(data)
         if self._unsynced >= SYNCED_BYTES:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._sync()
             self._unsynced = 0
 
 

@@ -93,7 +93,7 @@ class Engine:
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
         self._outgoing: dict[RaftId, list[bytes]] = {}
         self._jobs: set[asyncio.Future[None]] = set()
-        self._commits, self._limits = Histogram(), limits
+        self._commits = Histogram()
         rng = random.Random(os.urandom(32))
         self._replica = Replica(
             identity.raft_id,

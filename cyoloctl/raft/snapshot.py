@@ -43,7 +43,7 @@ from typing import BinaryIO, NoReturn, Protocol, TypeVar
 
 from cyoloctl.errors import InternalError, InvalidInput, StorageError, VersionMismatch
 from cyoloctl.model import RaftId
-from cyoloctl.paths import SYNCED_BYTES
+from cyoloctl.paths import SteadyWriter
 from cyoloctl.text import canonical_json
 
 __all__ = [
@@ -516,20 +516,17 @@ class SnapshotStore:
         current = self.meta
         if current is not None and current.index > meta.index:
             return False
-        digest, total, unsynced = hashlib.sha256(), 0, 0
+        digest, total = hashlib.sha256(), 0
         head = _encode_head(meta)
         file, temporary = self._new_file()
+        writer = SteadyWriter(file, lambda: self._sync(file))
         try:
             for part in itertools.chain((head,), (data,) if isinstance(data, bytes) else data):
                 total += len(part)
                 if total > MAX_SNAPSHOT_BYTES - _DIGEST_BYTES:
                     raise InvalidInput(f"the snapshot has more than {MAX_SNAPSHOT_BYTES} bytes")
                 digest.update(part)
-                file.write(part)
-                unsynced += len(part)
-                if unsynced >= SYNCED_BYTES:
-                    self._sync(file)
-                    unsynced = 0
+                writer.write(part)
             file.write(digest.digest())
             self._sync(file)
             return self._install(file, temporary, meta, total + _DIGEST_BYTES, digest.digest())

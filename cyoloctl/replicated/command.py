@@ -203,9 +203,7 @@ def _check_object(value: dict[Any, object], depth: int) -> None:
 def _has_too_many_brackets(text: bytes) -> bool:
     """Whether more open than any command's JSON may have, those inside strings too."""
     # Most have one of each, and counting takes longer than looking for a second one.
-    if not _has_more(text):
-        return False
-    return text.count(b"[") + text.count(b"{") > _MAX_BRACKETS
+    return _has_more(text) and text.count(b"[") + text.count(b"{") > _MAX_BRACKETS
 
 
 def _has_more(text: bytes) -> bool:

@@ -126,7 +126,7 @@ def test_next_entry_leaves_before_the_committed_one_is_applied() -> None:
         return apply(index, command, after)
 
     machine.apply = watched
-    first, second = cluster.propose("a", b"first"), None
+    first = cluster.propose("a", b"first")
     cluster.tick("a")
     assert cluster.deliver("a", "b") == 1
     second = cluster.propose("a", b"second")  # waits until the first one is committed

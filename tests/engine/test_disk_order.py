@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from cyoloctl import paths
 from cyoloctl.errors import CyoloctlError, StorageError, VersionMismatch
 from cyoloctl.model import Source
-from cyoloctl.raft import snapshot
 from cyoloctl.raft.journal import Batch
 from cyoloctl.raft.snapshot import SnapshotData, SnapshotMeta, SnapshotStore
 from tests.support.raft_ours import OurCluster, append, lagging
@@ -214,7 +214,7 @@ def test_start_keeps_what_follows_the_entry_of_the_snapshot(tmp_path: Path) -> N
 
 def test_large_snapshot_is_synced_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All at once it would be in front of the journal's next sync, which every write waits for."""
-    monkeypatch.setattr(snapshot, "SYNCED_BYTES", 100)
+    monkeypatch.setattr(paths, "SYNCED_BYTES", 100)
     recorder = Recorder(monkeypatch)
     SnapshotStore(tmp_path).save(SnapshotMeta(7, 2, ("a",), ()), (bytes(50) for _ in range(4)))
     assert recorder.steps == ["sync snapshot.1.tmp", "sync snapshot.1.tmp", *SAVED]
