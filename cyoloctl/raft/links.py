@@ -441,6 +441,7 @@ class Links:
         )
         self._calls = Calls(first_call)
         self._serving = 0
+        self._parted = False
         self._ping_at = clock() + _PING_PERIOD_S
 
     # Time.
@@ -511,7 +512,9 @@ class Links:
         there is no name, for the log here and the one of the other end.
         """
         link = Link(self, wire, name or "", expected)
-        if link._open(version, refusal):
+        if self._parted:
+            link.close()  # a hello would say that this node came back
+        elif link._open(version, refusal):
             self._waiting[link] = link.since + _HELLO_TIMEOUT_S
             self._wake()
         return link
@@ -554,9 +557,12 @@ class Links:
             link.close()
 
     def part(self, reason: str) -> None:
-        """Tell every peer what stops this node, and end the links."""
-        for name in list(self._live):
-            self.disconnect(name, reason=reason)
+        """Tell every peer what stops this node, and end the links; there are no others from here on."""
+        self._parted = True
+        self.dialling.stop()
+        for link in [*self._live.values(), *self._waiting]:
+            link.write({"type": "goodbye", "reason": reason})
+            link.close()
 
     def reconnect(self, name: str) -> None:
         """End the link with a peer; what was written still leaves, and both ends dial again."""
@@ -645,9 +651,7 @@ class Links:
 
     def _preferred(self, new: Link, old: Link) -> bool:
         """Both ends choose the same one: each knows who dialled which."""
-        if new.dialled == old.dialled:
-            return True
-        return new.dialled == (self.identity.name < new.name)
+        return new.dialled in (old.dialled, self.identity.name < new.name)
 
     def _drop(self, link: Link) -> None:
         """Deliver nothing further of it."""

@@ -259,7 +259,7 @@ class PeerNetwork:
         return self._links.dialling.farewells()
 
     def part(self, reason: str) -> None:
-        """Tell every peer what stops this node, and end the links."""
+        """Tell every peer what stops this node, and end the links; there are no others from here on."""
         self._links.part(reason)
 
     def all_tried(self, names: Collection[str]) -> bool:

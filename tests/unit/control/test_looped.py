@@ -43,14 +43,18 @@ def secure(where: str, credentials: Path, timeout_s: float = 5.0) -> AsyncClient
 async def listening(answer: bytes | None) -> AsyncIterator[str]:
     """Something at a TCP port that answers so, whatever comes; None: nothing at all."""
     done = asyncio.Event()
+    serving = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         if answer is None:
             await done.wait()
         else:
             await reader.read(65536)
             writer.write(answer)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -59,6 +63,7 @@ async def listening(answer: bytes | None) -> AsyncIterator[str]:
         done.set()
         server.close()
         await server.wait_closed()
+        await asyncio.gather(*filter(None, serving))  # of which nothing may be left to the next test
 
 
 async def test_every_kind_of_call_works_over_tls(live: Live, authority: Authority, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -230,10 +231,12 @@ def _node(where: Path, cluster_id: str | None = None) -> Path:
 async def _connect(tls: TlsIdentity, client: ssl.SSLContext) -> tuple[bytes, bytes]:
     """The certificates that client and server showed each other."""
     shown: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    ended = []
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         shown.set_result(writer.get_extra_info("ssl_object").getpeercert(True))
         writer.close()
+        ended.append(writer)
 
     server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=tls.listening)
     port = server.sockets[0].getsockname()[1]
@@ -242,6 +245,10 @@ async def _connect(tls: TlsIdentity, client: ssl.SSLContext) -> tuple[bytes, byt
         of_server = writer.get_extra_info("ssl_object").getpeercert(True)
         of_client = await asyncio.wait_for(shown, 5)
         writer.close()
+        ended.append(writer)
+        for each in ended:  # or the next test is blamed for what this one left open
+            with contextlib.suppress(OSError):
+                await each.wait_closed()
     finally:
         server.close()
     return of_client, of_server

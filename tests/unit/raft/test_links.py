@@ -143,6 +143,7 @@ class Host:
         while (due := self.links.next_deadline()) <= end:
             self.now = max(self.now, due)
             self.links.tick()
+            assert self.links.next_deadline() > self.now, "what was due is still to do"
         self.now = end
 
 
@@ -611,6 +612,25 @@ def test_node_that_stops_tells_every_peer_what_stopped_it_and_they_keep_it(
     ]
     peer.meet("b", boot="2")
     assert peer.links.dialling.farewells() == {}
+
+
+def test_node_that_parted_has_no_further_link_for_a_hello_would_say_that_it_came_back() -> None:
+    host = Host("b")
+    host.links.dialling.set_addresses({"c": ("c:1",), "d": ("d:1",)})
+    _, live = host.meet("a")
+    early, waiting = host.open("c")
+    host.links.part(DISK_FAILED)
+    assert waiting.kinds() == ["hello", "goodbye"]  # whose other end may have its link already
+    early.received(hello("c"))
+    late, refused = host.open("a")
+    late.received(hello("a"))
+    _, dialled = host.open("d", "d")
+    assert [line.ended for line in (live, waiting, refused, dialled)] == [["close"]] * 4
+    assert refused.sent == dialled.sent == []
+    assert [kind for kind, *_ in host.events] == ["connected"]
+    host.dialled.clear()
+    host.pass_time(10.0)
+    assert host.dialled == []
 
 
 def test_goodbye_before_the_link_began_says_nothing_of_what_stopped_a_peer() -> None:
