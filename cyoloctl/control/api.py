@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 from cyoloctl.errors import ConfigError
 from cyoloctl.text import Json
@@ -11,7 +11,7 @@ from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, Time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cyoloctl.replicated.proposer import Planned
+    from cyoloctl.replicated.proposer import Begun, Planned
 
 __all__ = [
     "ROUTES",
@@ -95,10 +95,10 @@ class NodeApi(Protocol):
     async def health(self, *, timeout_s: float) -> Health:
         """The node's own health; never waits."""
 
-    async def carry_out_all(
-        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
-    ) -> list[Any]:
-        """The answer or error of each write of a batch, in order; see `Proposer.carry_out_all`."""
+    async def begin_all(
+        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float, after: Begun | None
+    ) -> Begun:
+        """The writes of a batch on their way, in order; see `Proposer.begin_all`."""
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Set cluster time to what the members' clocks show.  Raises Conflict."""

@@ -1,18 +1,21 @@
 """How a node carries out a batch: in order, with one wait for all writes that follow each other.
 
 Each operation is checked and authorised as by its own route, and no answer has
-more than it.  The writes of one command (`Route.plan`) are proposed together;
-a read waits for what stands before it; every other operation runs alone.
+more than it.  The writes of one command (`Route.plan`) are proposed together, up
+to so many; where this node leads the next ones are read and proposed while those
+are replicated, and applied after them or not at all.  A read waits for what
+stands before it; every other operation runs alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cyoloctl.control import table
-from cyoloctl.control.batch import MAX_OPERATIONS, check_id, failed, is_settled
+from cyoloctl.control.batch import check_id, failed, is_settled
 from cyoloctl.errors import AccessDenied, CyoloctlError, InvalidInput
 from cyoloctl.fastjson import compact_bytes
 from cyoloctl.web.encoding import clean_text
@@ -22,16 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cyoloctl.control.table import Node
-    from cyoloctl.replicated.proposer import Planned
+    from cyoloctl.replicated.proposer import Begun, Planned
 
 __all__ = ["Batches", "is_for_batches", "request_id_of"]
 
+# Writes at once.
+_WRITES = 256
 # Reads at once, each of which may answer with a megabyte or more.
 _READS = 16
 # An answer with so much in it takes no further operation.  What a client reads is 8 MiB.
 _ENOUGH_BYTES, _MOST_BYTES = 2 << 20, 7 << 20
 # Less time is not worth another operation.
 _LEAST_S = 0.05
+# So much sooner writes are given up than those that are on their way before them.
+_SOONER_S = 0.01
 
 #: What moves more than it writes, and takes as long as members take to follow.
 _LONG = frozenset(
@@ -81,6 +88,36 @@ class _Asked:
         self.arguments: dict[str, Any] = {}
 
 
+class _Results:
+    """Encoded results so far."""
+
+    def __init__(self, *, stop_on_error: bool) -> None:
+        self._stop_on_error = stop_on_error
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._is_full = False
+        self.goes_on = True
+        """Whether further operations are to be tried."""
+
+    def add(self, asked: Sequence[_Asked], outcomes: Sequence[Any]) -> None:
+        """What became of the next operations."""
+        failures = [each for each in outcomes if isinstance(each, CyoloctlError)]
+        if failures and (self._stop_on_error or not all(map(is_settled, failures))):
+            self.goes_on = False
+        for each, outcome in zip(asked, outcomes, strict=True):
+            piece = compact_bytes(_result(each, outcome))
+            if self._is_full or (self._pieces and self._size + len(piece) > _MOST_BYTES):
+                self._is_full = True  # only reads are that long, and may be repeated
+                break
+            self._pieces.append(piece)
+            self._size += len(piece)
+        self.goes_on = self.goes_on and not self._is_full and self._size < _ENOUGH_BYTES
+
+    def whole(self) -> bytes:
+        """The answer."""
+        return b'{"schema_version":1,"results":[' + b",".join(self._pieces) + b"]}"
+
+
 class Batches:
     """Carries out batches on a node.
 
@@ -110,28 +147,48 @@ class Batches:
     ) -> bytes:
         """The encoded results of the first operations, at least one.  role: the caller's."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        asked = [self._read(each, request_id, role) for each in operations]
-        pieces: list[bytes] = []
-        size = at = 0
-        most = 1 if stop_on_error else MAX_OPERATIONS
-        goes_on = True
-        while at < len(asked) and goes_on and size < _ENOUGH_BYTES:
-            left = deadline - loop.time()
-            if at and left < _LEAST_S:
-                break
-            outcomes = await self._next(asked[at : at + most], max(left, 2 * _LEAST_S))
-            failures = [each for each in outcomes if isinstance(each, CyoloctlError)]
-            goes_on = not failures if stop_on_error else all(map(is_settled, failures))
-            results = [_result(asked[at + n], each) for n, each in enumerate(outcomes)]
-            for result in results:
-                piece = compact_bytes(result)
-                if pieces and size + len(piece) > _MOST_BYTES:
-                    return _whole(pieces)  # only reads are that long, and may be repeated
-                pieces.append(piece)
-                size += len(piece)
-            at += len(results)
-        return _whole(pieces)
+        deadline = until = loop.time() + timeout_s
+        most, ahead = (1, 0) if stop_on_error else (_WRITES, 1)
+        results = _Results(stop_on_error=stop_on_error)
+        asked: list[_Asked] = []  # read, and not begun
+        at = 0  # how many are read
+        begun: deque[tuple[Begun, list[_Asked]]] = deque()
+
+        async def arrived() -> None:
+            results.add(begun[0][1], await begun[0][0].answers())
+            begun.popleft()
+
+        try:
+            while (asked or at < len(operations)) and results.goes_on:
+                until = until - _SOONER_S if begun else deadline
+                left = until - loop.time()
+                if at and left < _LEAST_S:
+                    break
+                if not asked:
+                    asked = [self._read(each, request_id, role) for each in operations[at : at + most]]
+                    at += len(asked)
+                writes = [] if begun and not _may_be_followed(begun[-1][0]) else self._writes(asked)
+                if writes:
+                    after = begun[-1][0] if begun else None
+                    limit_s = left if begun else max(left, 2 * _LEAST_S)
+                    way = await self._node.begin_all(writes, timeout_s=limit_s, after=after)
+                    begun.append((way, asked[: len(writes)]))
+                    del asked[: len(writes)]
+                    await asyncio.sleep(0)  # they leave: the members write them while the next are read
+                    while len(begun) > ahead:
+                        await arrived()
+                elif begun:
+                    await arrived()
+                else:
+                    outcomes = await self._next(asked, max(left, 2 * _LEAST_S))
+                    results.add(asked[: len(outcomes)], outcomes)
+                    del asked[: len(outcomes)]
+            while begun:
+                await arrived()
+        finally:
+            for way, _ in begun:
+                way.give_up()
+        return results.whole()
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -172,13 +229,10 @@ class Batches:
     # --- carrying out -------------------------------------------------------------------------
 
     async def _next(self, asked: Sequence[_Asked], timeout_s: float) -> list[Any]:
-        """What became of the next operations, at least one: each one's answer or error."""
+        """What became of the next operations, at least one, that are no writes of one command."""
         first = asked[0]
-        writes = self._writes(asked)
         if first.route is None:
             return [first.error]
-        if writes:
-            return await self._node.carry_out_all(writes, timeout_s=timeout_s)
         if first.route.write:
             return [await self._alone(first.route, first, timeout_s)]
         reads = []
@@ -263,5 +317,6 @@ def _result(asked: _Asked, outcome: Any) -> dict[str, Any]:
     return result
 
 
-def _whole(pieces: Sequence[bytes]) -> bytes:
-    return b'{"schema_version":1,"results":[' + b",".join(pieces) + b"]}"
+def _may_be_followed(begun: Begun) -> bool:
+    """Whether others may be proposed before the answers are known."""
+    return begun.lead > 0 and all(map(is_settled, begun.errors()))

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cyoloctl.audit.operations import AuditOperations
 from cyoloctl.authorities.operations import AuthorityOperations
@@ -47,7 +46,7 @@ from cyoloctl.pki.tls import TlsIdentity
 from cyoloctl.raft import Engine
 from cyoloctl.rendezvous.operations import RendezvousOperations
 from cyoloctl.replicated.peer_calls import PeerCalls
-from cyoloctl.replicated.proposer import Planned, Proposer
+from cyoloctl.replicated.proposer import Begun, Planned, Proposer
 from cyoloctl.routing.operations import RoutingOperations
 from cyoloctl.snapshots.operations import SnapshotOperations
 from cyoloctl.state import ClusterState
@@ -348,11 +347,11 @@ class Service:
             "role": status.role,
         }
 
-    async def carry_out_all(
-        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
-    ) -> list[Any]:
-        """The writes of a batch, in order, and what each is answered with."""
-        return await self._proposer.carry_out_all(writes, timeout_s=timeout_s)
+    async def begin_all(
+        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float, after: Begun | None
+    ) -> Begun:
+        """The writes of a batch, in order, on their way."""
+        return await self._proposer.begin_all(writes, timeout_s=timeout_s, after=after)
 
     async def set_time(self, *, dry_run: bool, request_id: str | None, timeout_s: float) -> Json:
         """Set cluster time to what a majority of the members' clocks show."""

@@ -6,7 +6,7 @@ package.
 
 from cyoloctl.raft.absences import CERTIFICATE
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
-from cyoloctl.raft.engine import Engine
+from cyoloctl.raft.engine import Engine, Proposed
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.machine import StateMachine
@@ -46,6 +46,7 @@ __all__ = [
     "MemoryStore",
     "PeerIdentity",
     "PeerInfo",
+    "Proposed",
     "Refusal",
     "Replayed",
     "ReplicaStatus",

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from cyoloctl.errors import InternalError, Overloaded
+from cyoloctl.errors import InternalError, NoLeader, Overloaded
 from cyoloctl.raft.batch import encode_batch
 from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.core import Core
@@ -39,19 +39,24 @@ class Appending:
         self._room = room
         self._cluster_clock = cluster_clock
 
-    def propose(self, command: bytes, callback: Done) -> Proposal:
+    def propose(self, command: bytes, callback: Done, *, lead: int = 0) -> Proposal:
         """Replicate a command, through whichever node leads.
 
         callback(result, error) is called once: after the command was applied
         on the leader, or with Overloaded (not applied).  It is held and sent
         again across changes of leader; the caller bounds the time and then
         sets `cancelled` and looks at `sent`.
+
+        lead: the term in which this node led when it proposed something else: the command is applied after
+        that, or not at all.  So it ends with that lead: NoLeader where it is in no log, or OutcomeUnknown.
         """
-        proposal = Proposal(command, callback)
+        proposal = Proposal(command, callback, lead=lead)
         if self._core.failed is not None:
             proposal.settle(None, self._core.failed)
         elif len(command) > self._core.limits.entry_bytes - 64:
             proposal.settle(None, InternalError("command too large"))
+        elif lead and lead != self._core.lead():
+            proposal.settle(None, NoLeader("this node leads no more: send it again"))
         elif self._pending.is_full():
             proposal.settle(None, Overloaded("too many writes are waiting: try again later"))
         else:

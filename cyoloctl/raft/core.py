@@ -92,6 +92,10 @@ class Core:
         """This node's own disk."""
         return DiskState(self.journal.sync_ms(), self.is_short(), self._free_bytes)
 
+    def lead(self) -> int:
+        """The term in which this node leads; 0: it does not."""
+        return self.engine.term() if self.engine.is_leader() else 0
+
     def live_leader(self) -> Node | None:
         """The other node that leads: there is a link with it, and it acted as leader recently.
 

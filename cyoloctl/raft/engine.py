@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from cyoloctl.raft.turns import Write
 from cyoloctl.raft.vantage import View
 from cyoloctl.raft.verdicts import MembershipView, Verdicts
 
-__all__ = ["ELSEWHERE_MS", "Engine"]
+__all__ = ["ELSEWHERE_MS", "Engine", "Proposed"]
 
 ELSEWHERE_MS = 1.0
 """Where a sync takes so long at present it is made in another thread: a hop there and back costs 0.1 ms."""
@@ -44,6 +44,28 @@ _OUT_OF_MEMORY = (
     "the Raft engine ran out of memory (MemoryError): give the node more (the limit of its service, "
     "ulimit -v, the machine), then start it again"
 )
+
+
+class Proposed:
+    """Commands on their way, in order: to be awaited once, or given up."""
+
+    __slots__ = ("_future", "_results")
+
+    def __init__(self, future: asyncio.Future[None], results: list[bytes | CyoloctlError]) -> None:
+        self._future, self._results = future, results
+
+    def __await__(self) -> Generator[Any, None, list[bytes | CyoloctlError]]:
+        """Each one's result, or its error."""
+        yield from self._future.__await__()
+        return self._results
+
+    def errors(self) -> list[CyoloctlError]:
+        """What is known to have failed so far."""
+        return [each for each in self._results if isinstance(each, CyoloctlError)]
+
+    def give_up(self) -> None:
+        """Nobody waits: they are sent no more."""
+        self._future.cancel()
 
 
 class Engine:
@@ -186,13 +208,14 @@ class Engine:
         finally:
             proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
 
-    async def propose_all(
-        self, commands: Sequence[bytes], *, timeout_s: float
-    ) -> list[bytes | CyoloctlError]:
+    def propose_all(self, commands: Sequence[bytes], *, timeout_s: float, lead: int = 0) -> Proposed:
         """As `propose`, of several at once: they are logged in this order.
 
-        Each one's result, or its error: where some got no further than the
+        They are on their way on return.  Where some get no further than the
         queue or the leader, those are the last.
+
+        lead: what `lead` said when others were proposed: these are applied after those, or not at all, if
+        they are given up no later.
         """
         future: asyncio.Future[None] = self._loop.create_future()
         results: list[bytes | CyoloctlError] = [b""] * len(commands)
@@ -213,7 +236,8 @@ class Engine:
 
             return done
 
-        proposals = [self._replica.propose(command, settles(at)) for at, command in enumerate(commands)]
+        propose = self._replica.propose
+        proposals = [propose(command, settles(at), lead=lead) for at, command in enumerate(commands)]
         self._ticker.wake()
 
         def expire() -> None:
@@ -221,13 +245,14 @@ class Engine:
                 proposal.give_up(self._replica.leader(), timeout_s)
 
         timer = self._loop.call_later(timeout_s, expire)
-        try:
-            await future
-            return results
-        finally:
+
+        def over(_: object) -> None:
             timer.cancel()
             for proposal in proposals:
                 proposal.cancelled = True  # nobody waits now, whatever ended this
+
+        future.add_done_callback(over)
+        return Proposed(future, results)
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         """After this, the local state machine holds everything acknowledged before the call.
@@ -295,6 +320,10 @@ class Engine:
     def is_leader(self) -> bool:
         """True while this node takes itself for the leader."""
         return self._replica.is_leader()
+
+    def lead(self) -> int:
+        """The term in which this node leads; 0: it does not."""
+        return self._replica.term() if self._replica.is_leader() else 0
 
     def leader(self) -> RaftId | None:
         """Raft id of the leader, as far as this node knows."""

@@ -60,7 +60,7 @@ class Forwarding:
     def forward(self) -> None:
         """Not the leader: hand what waits to the leader, once."""
         leader = self._core.live_leader()
-        for proposal in self.pending.take_remote():
+        for proposal in self.pending.take_for_leader():
             proposal.settle(None, NoLeader("not the leader"))
         if leader is None or self._core.clock() < self._not_before:
             return

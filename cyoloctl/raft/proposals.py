@@ -23,6 +23,7 @@ class Proposal:
     """A command on its way.  `callback` is called exactly once, unless `cancelled`.
 
     remote: a peer forwarded it, and is told when this node cannot place it.
+    lead: the term of this node's lead in which alone it may be logged, 0: any, and any node's.
     sends: into how many logs or messages it went; from the first on, giving
     up on it leaves the outcome unknown.
     after: the highest index known to be committed when it was sent first,
@@ -32,6 +33,7 @@ class Proposal:
     command: bytes
     callback: Done
     remote: bool = False
+    lead: int = 0
     cancelled: bool = False
     sends: int = 0
     after: int = -1
@@ -109,6 +111,8 @@ class ProposalQueue:
         for proposal in batch:
             if proposal.remote:
                 proposal.settle(None, NoLeader("the leader changed"))
+            elif proposal.lead:
+                proposal.settle(None, OutcomeUnknown("the leader changed: it may still be applied"))
             elif not proposal.cancelled:
                 again.append(proposal)
         self.put_back(again)
@@ -136,12 +140,12 @@ class ProposalQueue:
             batch.append(proposal)
         return batch
 
-    def take_remote(self) -> list[Proposal]:
-        """Remove and return all that peers forwarded."""
-        remote = [proposal for proposal in self._items if proposal.remote]
-        if remote:
-            self._keep([proposal for proposal in self._items if not proposal.remote])
-        return remote
+    def take_for_leader(self) -> list[Proposal]:
+        """Remove and return what only this node may log, as leader: what peers forwarded, or of one lead."""
+        found = [proposal for proposal in self._items if proposal.remote or proposal.lead]
+        if found:
+            self._keep([proposal for proposal in self._items if not (proposal.remote or proposal.lead)])
+        return found
 
     def take_all(self) -> list[Proposal]:
         """Empty the queue."""

@@ -13,11 +13,11 @@ from typing import Any
 
 from cyoloctl.caller import CALLER, Caller
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown, Unavailable, VersionMismatch
-from cyoloctl.raft import MEASURED_S, Engine
+from cyoloctl.raft import MEASURED_S, Engine, Proposed
 from cyoloctl.replicated.command import decode_result_with_index, encode_command, refusal_reason
 from cyoloctl.text import Json
 
-__all__ = ["Planned", "Proposer", "step_of"]
+__all__ = ["Begun", "Planned", "Proposer", "step_of"]
 
 _log = logging.getLogger("cyoloctl.node")
 
@@ -48,6 +48,47 @@ class Planned:
         self.operation = operation
         self.arguments = arguments
         self.answer = answer
+
+
+class Begun:
+    """Writes of `Proposer.begin_all` on their way, in order: to be answered once, or given up.
+
+    lead: the term in which this node leads since before they were proposed; 0: it did not.
+    """
+
+    __slots__ = ("_found", "_named", "_proposed", "lead")
+
+    def __init__(
+        self, lead: int, named: dict[int, tuple[Planned, str]], found: list[Any], proposed: Proposed | None
+    ) -> None:
+        """named: what was proposed, with its request id, by the place of its answer in found."""
+        self.lead = lead
+        self._named = named
+        self._found = found
+        self._proposed = proposed
+
+    def errors(self) -> list[CyoloctlError]:
+        """Of those that are known to have failed so far."""
+        early = [each for each in self._found if isinstance(each, CyoloctlError)]
+        return early if self._proposed is None else early + self._proposed.errors()
+
+    async def answers(self) -> list[Any]:
+        """The answer of each write, or the CyoloctlError that `Proposer.carry_out` would have raised."""
+        results = () if self._proposed is None else await self._proposed
+        for (at, (planned, name)), result in zip(self._named.items(), results, strict=True):
+            try:
+                if isinstance(result, CyoloctlError):
+                    raise result
+                index, value = _outcome(planned, result)
+                self._found[at] = planned.answer(index, value, name)
+            except CyoloctlError as error:
+                self._found[at] = error
+        return self._found
+
+    def give_up(self) -> None:
+        """Nobody waits for the answers."""
+        if self._proposed is not None:
+            self._proposed.give_up()
 
 
 class Proposer:
@@ -107,20 +148,21 @@ class Proposer:
         index, value = _outcome(planned, result)
         return planned.answer(index, value, identifier)
 
-    async def carry_out_all(
-        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float
-    ) -> list[Any]:
-        """Carry out writes (each with its request id) in this order, with one wait for all of them.
+    async def begin_all(
+        self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float, after: Begun | None = None
+    ) -> Begun:
+        """Carry out writes (each with its request id) in this order; on return they are on their way.
 
-        For each its answer, or the CyoloctlError that `carry_out` would have raised.
+        after: they are applied after those, or not at all.  Those are given up no sooner than these, and
+        this node led when they began, and does.
         """
         if any(self._why_refused(each.machine, each.operation) is not None for each, _ in writes):
             try:  # see `apply`; before anything is proposed, or what is understood would come first
                 await self.fresh(timeout_s=timeout_s)
             except CyoloctlError as error:
-                return [error] * len(writes)
+                return Begun(0, {}, [error] * len(writes), None)
         found: list[Any] = []
-        named: list[tuple[int, str]] = []
+        named: dict[int, tuple[Planned, str]] = {}
         commands = []
         for planned, request_id in writes:
             try:
@@ -131,20 +173,13 @@ class Proposer:
             except CyoloctlError as error:
                 found.append(error)
                 continue
-            named.append((len(found), name))
+            named[len(found)] = planned, name
             found.append(None)
             commands.append(command)
-        results = await self.engine.propose_all(commands, timeout_s=timeout_s) if commands else ()
-        for (at, name), result in zip(named, results, strict=True):
-            planned = writes[at][0]
-            try:
-                if isinstance(result, CyoloctlError):
-                    raise result
-                index, value = _outcome(planned, result)
-                found[at] = planned.answer(index, value, name)
-            except CyoloctlError as error:
-                found[at] = error
-        return found
+        lead = self.engine.lead() if after is None else after.lead
+        behind = 0 if after is None else after.lead
+        proposed = self.engine.propose_all(commands, timeout_s=timeout_s, lead=behind) if commands else None
+        return Begun(lead, named, found, proposed)
 
     async def apply_here(
         self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float

@@ -22,7 +22,7 @@ import pytest
 
 from cyoloctl.cli import batch as cli_batch
 from cyoloctl.cli import main
-from cyoloctl.control.batch import MAX_LINE_BYTES, failed
+from cyoloctl.control.batch import MAX_LINE_BYTES, MAX_OPERATIONS, failed
 from cyoloctl.errors import Conflict, CyoloctlError, NoLeader, NotFound, OutcomeUnknown, TokenRejected
 from tests.cli.harness import LIMIT_S, Endpoint, run
 from tests.support.cluster import wait_until
@@ -295,8 +295,8 @@ def test_lines_that_wait_go_out_together_and_a_reader_that_is_slow_stops_nothing
     done = run("batch", "-", "-e", endpoint.url, stdin="".join(line(number) for number in range(count)))
     assert done.returncode == 0, done.stderr
     assert [json.loads(each)["id"] for each in done.stdout.splitlines()] == list(range(count))
-    assert max(map(len, asked(endpoint))) == 256
-    assert len(endpoint.requests) < 2 * count / 256
+    assert max(map(len, asked(endpoint))) == MAX_OPERATIONS
+    assert len(endpoint.requests) < 4 * count / MAX_OPERATIONS
 
 
 def test_reader_that_goes_away_ends_the_run_quietly_and_is_told_how_to_go_on(serve: Serve) -> None:
@@ -362,7 +362,8 @@ def test_interrupt_ends_the_run_and_says_how_to_go_on(serve: Serve, busy: bool) 
 
 # --- two requests ---------------------------------------------------------------------------------
 
-MANY = [line(number, by="x" * 1024) for number in range(600)]
+COUNT = MAX_OPERATIONS + 500
+MANY = [line(number, by="x" * 300) for number in range(COUNT)]
 """Three requests; the results of the first two are more than a pipe holds."""
 
 
@@ -408,8 +409,8 @@ def test_next_request_leaves_before_the_results_of_the_last_one_are_read(
         wait_until("the second request", lambda: len(endpoint.requests) == 2)
         out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, err) == (0, b"")
-    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(600))
-    assert [each for some in asked(endpoint) for each in some] == list(range(600))
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(COUNT))
+    assert [each for some in asked(endpoint) for each in some] == list(range(COUNT))
 
 
 def test_results_are_shown_while_the_next_request_is_not_answered(
@@ -418,11 +419,11 @@ def test_results_are_shown_while_the_next_request_is_not_answered(
     release = threading.Event()
     endpoint = keep(held({2}, release))
     with started(file(*MANY), "-e", endpoint.url) as process:
-        assert lines_of(process, 256) == list(range(256))
+        assert lines_of(process, MAX_OPERATIONS) == list(range(MAX_OPERATIONS))
         assert len(endpoint.requests) == 2
         release.set()
         out, _ = process.communicate(timeout=LIMIT_S)
-    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(256, 600))
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(MAX_OPERATIONS, COUNT))
 
 
 @pytest.mark.parametrize("error", [NoLeader("nobody leads"), OutcomeUnknown("lost")])
@@ -430,13 +431,13 @@ def test_nothing_leaves_behind_a_request_whose_outcome_is_not_known(
     keep: Serve, file: Callable[..., str], capsys: Capture, error: CyoloctlError
 ) -> None:
     """It would be carried out before the lines in front of it."""
-    endpoint = keep(answering({255: error}))
-    where = file(*map(line, range(600)))
+    endpoint = keep(answering({MAX_OPERATIONS - 1: error}))
+    where = file(*map(line, range(COUNT)))
     assert main(["batch", where, "--timeout", "0.3", "-e", endpoint.url]) == error.exit_status
     out, err = capsys.readouterr()
-    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(256))
-    assert "--from 255`" in err
-    assert max(map(max, asked(endpoint))) == 255
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(MAX_OPERATIONS))
+    assert f"--from {MAX_OPERATIONS - 1}`" in err
+    assert max(map(max, asked(endpoint))) == MAX_OPERATIONS - 1
 
 
 def test_reader_that_goes_away_between_two_requests_is_told_the_first_line_that_it_did_not_get(
@@ -452,7 +453,7 @@ def test_reader_that_goes_away_between_two_requests_is_told_the_first_line_that_
         assert process.wait(LIMIT_S) == 0
         assert process.stderr is not None
         told = process.stderr.read().decode()
-    assert asked(endpoint) == [list(range(255)), list(range(255, 511))]
+    assert asked(endpoint) == [list(range(MAX_OPERATIONS - 1)), list(range(MAX_OPERATIONS - 1, COUNT))]
     assert "--request-id r --from first`" in told
 
 
@@ -461,8 +462,8 @@ def test_interrupt_between_two_requests_goes_on_with_the_second(
 ) -> None:
     release = threading.Event()
     endpoint = keep(held({2}, release))
-    with started(file(*map(line, range(600))), "-e", endpoint.url, "--request-id", "r") as process:
-        lines_of(process, 256)
+    with started(file(*map(line, range(COUNT))), "-e", endpoint.url, "--request-id", "r") as process:
+        lines_of(process, MAX_OPERATIONS)
         stat = Path(f"/proc/{process.pid}/stat")
         wait_until("it waits for the answer", lambda: stat.read_text().rpartition(") ")[2][0] == "S")
         os.kill(process.pid, signal.SIGINT)
@@ -470,7 +471,7 @@ def test_interrupt_between_two_requests_goes_on_with_the_second(
         release.set()
         assert process.stderr is not None
         told = process.stderr.read().decode()
-    assert "--request-id r --from 256`" in told
+    assert f"--request-id r --from {MAX_OPERATIONS}`" in told
 
 
 def test_time_that_a_slow_reader_takes_is_not_that_of_the_next_request(
@@ -483,7 +484,7 @@ def test_time_that_a_slow_reader_takes_is_not_that_of_the_next_request(
         wait_until("its time is over", lambda: time.monotonic() > late)
         out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, err) == (0, b"")
-    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(600))
+    assert [json.loads(each)["id"] for each in out.splitlines()] == list(range(COUNT))
 
 
 def test_lines_are_read_while_a_node_works(keep: Serve) -> None:

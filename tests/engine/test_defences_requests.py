@@ -457,3 +457,56 @@ def test_nothing_is_sent_to_a_leader_that_is_not_there(how: str) -> None:
     cluster.read("b")
     cluster.tick("b")
     assert said(cluster, mark, "b", "forward") == said(cluster, mark, "b", "read_index") == []
+
+
+# -- what follows another in one lead ----------------------------------------------------------------
+
+
+def deposed_with(cluster: OurCluster, *, logged: bool) -> tuple[Outcome, Outcome]:
+    """a is cut off with two commands, the second bound to its lead; both are logged, or one; b leads."""
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    cluster.run(0.3)
+    cluster.isolate("a")
+    first = cluster.propose("a", b"first")
+    if not logged:
+        cluster.tick("a")
+    second = cluster.propose_in_lead("a", b"second")
+    cluster.tick("a")
+    cluster.elect("b", "c")
+    cluster.write("b", b"newer")
+    cluster.heal()
+    assert cluster.run_until(lambda: first.ok, within=5.0)
+    cluster.run(1.0)
+    return first, second
+
+
+def test_command_of_a_lead_that_is_over_is_not_applied_before_the_one_that_it_follows() -> None:
+    cluster = OurCluster("abc")
+    cluster.limits = Limits(uncommitted_entries=1)
+    cluster.restart("a")
+    _, second = deposed_with(cluster, logged=False)
+    assert isinstance(second.error, NoLeader)
+    assert all(cluster.state(name) == [b"x1", b"newer", b"first"] for name in "abc")
+
+
+def test_command_of_a_lead_that_is_over_is_unknown_when_it_was_logged() -> None:
+    cluster = OurCluster("abc")
+    _, second = deposed_with(cluster, logged=True)
+    assert isinstance(second.error, OutcomeUnknown)
+    assert all(cluster.state(name) == [b"x1", b"newer", b"first"] for name in "abc")
+
+
+def test_command_of_another_lead_is_refused_at_once_and_one_of_the_present_lead_is_applied() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    told: list[Any] = []
+    replica = cluster.replica("a")
+    for lead in (replica.term() + 1, replica.term() + 2):
+        replica.propose(b"late", lambda result, error: told.append(error), lead=lead)
+    cluster.replica("b").propose(b"late", lambda result, error: told.append(error), lead=replica.term())
+    assert [type(error) for error in told] == [NoLeader] * 3
+    follows = cluster.propose_in_lead("a", b"x2")
+    assert cluster.run_until(lambda: follows.ok, within=1.0)
+    assert cluster.state("a") == [b"x1", b"x2"]

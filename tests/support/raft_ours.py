@@ -212,6 +212,18 @@ class OurCluster(Cluster):
     def _propose(self, machine: Machine, command: bytes, done: Callable[[bool, Any, Any], None]) -> None:
         self._after(machine, lambda: machine.engine.replica.propose(command, self._callback(done)))
 
+    def propose_in_lead(self, name: str, command: bytes) -> Outcome:
+        """Propose what follows something that was proposed here in the present lead."""
+        machine = self.machines[name]
+        replica = machine.engine.replica
+        outcome = Outcome(name, command)
+        self.outcomes.append(outcome)
+        callback, lead = self._callback(outcome.settle), replica.term()
+        self._guard(
+            machine, lambda: self._after(machine, lambda: replica.propose(command, callback, lead=lead))
+        )
+        return outcome
+
     def _power_off(self, engine: Running) -> None:
         # What was not synced is in the dropped Journal object only.
         engine.replica.close()

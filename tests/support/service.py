@@ -299,7 +299,7 @@ class MemoryService:
         await self._enter("transfer_leadership", to=to, dry_run=dry_run, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
 
-    async def carry_out_all(self, writes: Any, *, timeout_s: float) -> list[Any]:
+    async def begin_all(self, writes: Any, *, timeout_s: float, after: Any) -> Any:
         """Of writes that nothing here plans."""
         raise AssertionError
 

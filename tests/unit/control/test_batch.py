@@ -110,7 +110,7 @@ def test_line_that_holds_no_operation_is_a_result_that_names_the_line(
 
 
 def test_request_takes_as_many_lines_as_its_bounds_allow_and_at_least_one() -> None:
-    assert batch.fitting([b"{}"] * 1000) == batch.MAX_OPERATIONS
+    assert batch.fitting([b"{}"] * 2000) == batch.MAX_OPERATIONS
     assert batch.fitting([b"{}"] * 3) == 3
     assert batch.fitting([]) == 0
     large = b"x" * (300 * 1024)
@@ -223,10 +223,10 @@ def test_stop_on_error_asks_for_nothing_after_a_refusal() -> None:
 
 def test_any_number_of_operations_goes_out_in_requests_that_nodes_take() -> None:
     node = Node(lambda given: [done(each["id"]) for each in given])
-    given = operations(*range(600))
+    given = operations(*range(2100))
     steps = batch.send_all(node, given, "run", stop_on_error=False)  # type: ignore[arg-type]  # what is used of a caller
-    assert BlockingRunner().run(steps) == [done(number) for number in range(600)]
-    assert [len(each) for each in node.ids()] == [256, 256, 88]
+    assert BlockingRunner().run(steps) == [done(number) for number in range(2100)]
+    assert [len(each) for each in node.ids()] == [1024, 1024, 52]
 
 
 def test_operations_after_one_that_is_not_settled_are_not_sent() -> None:

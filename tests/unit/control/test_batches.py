@@ -39,6 +39,11 @@ class Node(MemoryService):
         super().__init__()
         self.turns: list[Any] = []
         self.refuse: dict[str, CyoloctlError] = {}
+        self.lead = 5
+        self.ways: list[Way] = []
+        self.now: list[str] = []
+        self.held = asyncio.Event()
+        self.held.set()
         self.counters.plan_add = self._plan
         self.counters.get = self._get
 
@@ -54,18 +59,41 @@ class Node(MemoryService):
             raise self.refuse[name]
         return {"name": name, "value": self.values.get(name, 0)}
 
-    async def carry_out_all(self, writes: Any, *, timeout_s: float) -> list[Any]:
+    async def begin_all(self, writes: Any, *, timeout_s: float, after: Way | None) -> Way:
         self.turns.append([(planned.arguments["name"], request_id) for planned, request_id in writes])
-        await asyncio.sleep(0)
+        way = Way(self, [planned.arguments for planned, _ in writes], timeout_s, after)
+        self.ways.append(way)
+        return way
+
+
+class Way:
+    """Increments on their way, which are carried out when they are asked for, or when `held` is set."""
+
+    def __init__(self, node: Node, asked: list[Json], timeout_s: float, after: Way | None) -> None:
+        self.node, self.asked, self.timeout_s, self.after = node, asked, timeout_s, after
+        self.lead = node.lead
+        self.early: list[CyoloctlError] = []
+        self.given_up = False
+        node.now.append("begun")
+
+    def errors(self) -> list[CyoloctlError]:
+        return self.early
+
+    async def answers(self) -> list[Any]:
+        await self.node.held.wait()
+        self.node.now.append("answered")
         found: list[Any] = []
-        for planned, _ in writes:
-            name, by = planned.arguments["name"], planned.arguments["by"]
-            if name in self.refuse:
-                found.append(self.refuse[name])
+        for each in self.asked:
+            name = each["name"]
+            if name in self.node.refuse:
+                found.append(self.node.refuse[name])
                 continue
-            self.values[name] = self.values.get(name, 0) + by
-            found.append({"name": name, "value": self.values[name]})
+            self.node.values[name] = self.node.values.get(name, 0) + each["by"]
+            found.append({"name": name, "value": self.node.values[name]})
         return found
+
+    def give_up(self) -> None:
+        self.given_up = True
 
 
 class World:
@@ -255,18 +283,95 @@ async def test_answer_that_would_be_too_long_ends_early_and_has_at_least_one_res
 
 
 async def test_time_that_is_over_leaves_the_rest_out(world: World) -> None:
-    async def slow(writes: Any, *, timeout_s: float) -> list[Any]:
+    async def slow(writes: Any, *, timeout_s: float, after: Way | None) -> Way:
         loop.time = lambda: began + 5.0  # type: ignore[method-assign]  # the clock of this loop, set forward
-        return [{}] * len(writes)
+        return await begin_all(writes, timeout_s=timeout_s, after=after)
 
     loop = asyncio.get_running_loop()
     began, clock = loop.time(), loop.time
-    world.node.carry_out_all = slow  # type: ignore[method-assign]  # of this node alone
+    begin_all = world.node.begin_all
+    world.node.begin_all = slow  # type: ignore[method-assign]  # of this node alone
     try:
         assert [each["id"] for each in await world(add(1), get(2))] == [1]
     finally:
         loop.time = clock  # type: ignore[method-assign]  # see above
-    assert world.node.turns == []
+    assert len(world.node.turns) == 1
+
+
+# --- writes while others are on their way ---------------------------------------------------------
+
+
+async def test_where_the_node_leads_the_next_writes_are_begun_before_the_last_are_answered(
+    world: World,
+) -> None:
+    results = await world(*(add(number) for number in range(600)))
+    assert [each["value"] for each in results] == list(range(1, 601))
+    assert [len(way.asked) for way in world.node.ways] == [256, 256, 88]
+    assert world.node.now == ["begun", "begun", "answered", "begun", "answered", "answered"]
+    first, second, third = world.node.ways
+    assert [way.after for way in world.node.ways] == [None, first, second]
+    # Those behind are given up first: what is applied is a beginning of the batch.
+    assert second.timeout_s < first.timeout_s - 0.005
+    assert third.timeout_s < second.timeout_s - 0.005
+    assert not any(way.given_up for way in world.node.ways)
+
+
+async def test_where_the_node_does_not_lead_writes_wait_for_those_before_them(world: World) -> None:
+    world.node.lead = 0
+    assert codes(await world(*(add(number) for number in range(300)))) == ["ok"] * 300
+    assert world.node.now == ["begun", "answered"] * 2
+    assert [way.after for way in world.node.ways] == [None, None]
+
+
+@pytest.mark.parametrize(("error", "follows"), [(NoLeader("none"), False), (Conflict("no"), True)])
+async def test_nothing_is_begun_behind_writes_one_of_which_is_known_to_be_lost(
+    world: World, error: CyoloctlError, follows: bool
+) -> None:
+    begin_all = world.node.begin_all
+
+    async def begun(writes: Any, **options: Any) -> Way:
+        way = await begin_all(writes, **options)
+        if len(world.node.ways) == 1:
+            way.early.append(error)
+            world.node.refuse["lost"] = error
+        return way
+
+    world.node.begin_all = begun  # type: ignore[method-assign]  # of this node alone
+    results = await world(add(0, "lost"), *(add(number) for number in range(1, 300)))
+    assert (len(results), len(world.node.ways)) == ((300, 2) if follows else (256, 1))
+
+
+async def test_what_was_begun_behind_a_failure_is_answered_too_and_nothing_more_is_begun(
+    world: World,
+) -> None:
+    world.node.refuse["lost"] = NoLeader("none")
+    results = await world(add(0, "lost"), *(add(number) for number in range(1, 1000)))
+    assert (len(results), len(world.node.ways)) == (512, 2)
+    assert codes(results) == ["no_leader"] + ["ok"] * 511
+
+
+async def test_read_waits_for_all_writes_that_are_on_their_way(world: World) -> None:
+    results = await world(*(add(number) for number in range(300)), get("r"), add("last"))
+    assert [results[at]["value"] for at in (299, 300, 301)] == [300, 300, 301]
+    assert world.node.turns[2] == ("get", "x")
+
+
+async def test_stop_on_error_begins_nothing_before_the_answer(world: World) -> None:
+    await world(add(1), add(2), add(3), stop=True)
+    assert world.node.now == ["begun", "answered"] * 3
+
+
+async def test_batch_whose_caller_leaves_gives_up_what_is_on_its_way(world: World) -> None:
+    world.node.held.clear()
+    asked = asyncio.ensure_future(world(*(add(number) for number in range(600))))
+    async with asyncio.timeout(5):
+        while len(world.node.ways) < 2:
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert [way.given_up for way in world.node.ways] == [True, True]
 
 
 def test_request_ids_of_runs_and_ids_are_each_their_own_and_stay_what_they_are() -> None:

@@ -308,7 +308,7 @@ async def test_propose_all_sends_the_commands_together_and_gives_each_its_result
         leader = Peer(engine, "a")
         leader.lead(1)
         commands = [b"first", b"second", b"third"]
-        proposed = asyncio.create_task(engine.propose_all(commands, timeout_s=60.0))
+        proposed = engine.propose_all(commands, timeout_s=60.0)
         forward = await leader.wait_for("forward")
         assert forward["commands"] == commands
         results = [b"1", b"2", b"3"]
@@ -333,7 +333,7 @@ async def test_propose_all_whose_caller_was_cancelled_is_not_forwarded_again() -
     async with running() as engine:
         first = Peer(engine, "a")
         first.lead(1)
-        given_up = asyncio.create_task(engine.propose_all([b"one", b"two"], timeout_s=60.0))
+        given_up = asyncio.ensure_future(engine.propose_all([b"one", b"two"], timeout_s=60.0))
         assert (await first.wait_for("forward"))["commands"] == [b"one", b"two"]
         given_up.cancel()
         await asyncio.wait((given_up,), timeout=_LIMIT_S)

@@ -62,6 +62,25 @@ def test_held_again_tells_the_peer_that_forwarded_it_and_drops_what_nobody_waits
     assert [type(error) for _, error in told.answers] == [NoLeader]
 
 
+def test_held_again_gives_up_what_belongs_to_a_lead_that_is_over() -> None:
+    told = Told()
+    bound, free = told.proposal(b"a"), told.proposal(b"b")
+    bound.lead = 3
+    queue = queue_of(bound, free)
+    queue.hold_again(queue.take_batch(10, 0, committed=0))
+    assert [type(error) for _, error in told.answers] == [OutcomeUnknown]
+    assert [p.command for p in queue.take_batch(10, 0, committed=0)] == [b"b"]
+
+
+def test_what_waits_for_this_node_to_log_it_is_taken_out_when_it_does_not_lead() -> None:
+    told = Told()
+    bound, free, remote = told.proposal(b"a"), told.proposal(b"b"), told.proposal(b"c", remote=True)
+    bound.lead = 3
+    queue = queue_of(bound, free, remote)
+    assert queue.take_for_leader() == [bound, remote]
+    assert queue.take_all() == [free]
+
+
 def test_queue_is_full_by_count_or_bytes_and_cancelled_ones_make_room() -> None:
     told = Told()
     proposals = [told.proposal(b"a") for _ in range(3)]

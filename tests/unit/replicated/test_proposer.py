@@ -17,7 +17,7 @@ from cyoloctl.errors import (
     Unavailable,
     VersionMismatch,
 )
-from cyoloctl.raft import Engine
+from cyoloctl.raft import Engine, Proposed
 from cyoloctl.replicated import proposer
 from cyoloctl.replicated.command import decode_command, encode_refusal, encode_result
 from cyoloctl.replicated.proposer import Planned, Proposer
@@ -75,16 +75,26 @@ class Counting:
     def __init__(self) -> None:
         self.proposed: list[bytes] = []
         self.barriers = 0
-        self.refuses = False
+        self.refuses = self.holds = False
+        self.term = 7
+        self.leads: list[int] = []
         self.results: dict[int, bytes | CyoloctlError] = {}
 
     async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
         self.proposed.append(command)
         return encode_result(1, {})
 
-    async def propose_all(self, commands: list[bytes], *, timeout_s: float) -> list[bytes | CyoloctlError]:
+    def lead(self) -> int:
+        return self.term
+
+    def propose_all(self, commands: list[bytes], *, timeout_s: float, lead: int = 0) -> Proposed:
         self.proposed += commands
-        return [self.results.get(number, encode_result(number, {})) for number in range(len(commands))]
+        self.leads.append(lead)
+        results = [self.results.get(number, encode_result(number, {})) for number in range(len(commands))]
+        self.future = asyncio.get_running_loop().create_future()
+        if not self.holds:
+            self.future.set_result(None)
+        return Proposed(self.future, results)
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         self.barriers += 1
@@ -131,6 +141,10 @@ async def test_request_ids_that_nobody_named_are_never_the_same() -> None:
 # --- many at once ---------------------------------------------------------------------------------
 
 
+async def carried_out(stood: Proposer, writes: list[tuple[Planned, str | None]]) -> list[Any]:
+    return await (await stood.begin_all(writes, timeout_s=1.0)).answers()
+
+
 def planned(operation: str = "add", **arguments: Any) -> Planned:
     return Planned("counter", operation, arguments, lambda index, value, request_id: (index, request_id))
 
@@ -139,7 +153,7 @@ async def test_writes_carried_out_together_are_each_answered_in_their_place() ->
     engine = Counting()
     engine.results = {1: encode_refusal(9, "conflict", "no"), 2: OutcomeUnknown("?")}
     writes = [(planned(), "a"), (planned(), "b"), (planned(x=0.5), "c"), (planned(), "d"), (planned(), "e")]
-    found = await Proposer(cast(Engine, engine)).carry_out_all(writes, timeout_s=1.0)
+    found = await carried_out(Proposer(cast(Engine, engine)), writes)
     assert found[0] == (0, "a")
     assert (type(found[1]), found[1].message) == (Conflict, "no")
     assert type(found[2]) is InvalidInput  # a command holds no fractions
@@ -150,7 +164,7 @@ async def test_writes_carried_out_together_are_each_answered_in_their_place() ->
 
 async def test_write_without_a_request_id_gets_one_of_its_own() -> None:
     engine = Counting()
-    await Proposer(cast(Engine, engine)).carry_out_all([(planned(), None), (planned(), None)], timeout_s=1.0)
+    await carried_out(Proposer(cast(Engine, engine)), [(planned(), None), (planned(), None)])
     first, second = map(decode_command, engine.proposed)
     assert first.request_id != second.request_id
     assert first.automatic
@@ -163,18 +177,38 @@ async def test_writes_above_the_level_are_refused_before_any_of_the_others_is_pr
         return "n3 lacks it" if operation == "new" else None
 
     stood = Proposer(cast(Engine, engine), why_refused=why)
-    found = await stood.carry_out_all(
-        [(planned(), "a"), (planned("new"), "b"), (planned(), "c")], timeout_s=1.0
-    )
+    found = await carried_out(stood, [(planned(), "a"), (planned("new"), "b"), (planned(), "c")])
     assert (type(found[1]), found[1].message, engine.barriers) == (VersionMismatch, "n3 lacks it", 1)
     assert [decode_command(each).request_id for each in engine.proposed] == ["a", "c"]
     engine.refuses = True
-    found = await stood.carry_out_all([(planned(), "d"), (planned("new"), "e")], timeout_s=1.0)
+    found = await carried_out(stood, [(planned(), "d"), (planned("new"), "e")])
     assert [type(each) for each in found] == [NoLeader, NoLeader]
     assert len(engine.proposed) == 2
 
 
 async def test_writes_none_of_which_can_be_proposed_wait_for_nobody() -> None:
     engine = Counting()
-    [refused] = await Proposer(cast(Engine, engine)).carry_out_all([(planned(x=0.5), "a")], timeout_s=1.0)
+    [refused] = await carried_out(Proposer(cast(Engine, engine)), [(planned(x=0.5), "a")])
     assert (type(refused), engine.proposed) == (InvalidInput, [])
+
+
+async def test_writes_that_follow_others_are_bound_to_the_lead_in_which_those_began() -> None:
+    engine = Counting()
+    stood = Proposer(cast(Engine, engine))
+    first = await stood.begin_all([(planned(), "a")], timeout_s=1.0)
+    engine.term = 9  # another lead of the same node
+    second = await stood.begin_all([(planned(), "b")], timeout_s=1.0, after=first)
+    third = await stood.begin_all([(planned(), "c")], timeout_s=1.0, after=second)
+    assert engine.leads == [0, 7, 7]
+    assert [each.lead for each in (first, second, third)] == [7, 7, 7]
+    assert [await each.answers() for each in (first, second, third)] == [[(0, "a")], [(0, "b")], [(0, "c")]]
+
+
+async def test_writes_on_their_way_tell_what_has_failed_so_far_and_are_given_up() -> None:
+    engine = Counting()
+    engine.holds, engine.results = True, {1: NoLeader("none")}
+    writes = [(planned(), "a"), (planned(), "b"), (planned(x=0.5), "c")]
+    begun = await Proposer(cast(Engine, engine)).begin_all(writes, timeout_s=1.0)
+    assert [type(each) for each in begun.errors()] == [InvalidInput, NoLeader]
+    begun.give_up()
+    assert engine.future.cancelled()
