@@ -22,7 +22,8 @@ from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import encode
 from cyoloctl.raft.peers import COPY, DISK_FAILED, NO_MEMORY, REMOVED, Hello, Pong, Refusal
-from cyoloctl.raft.proposals import no_leader
+from cyoloctl.raft.proposals import Proposal
+from cyoloctl.raft.reads import ReadRequest
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
@@ -136,7 +137,7 @@ class Engine:
         )
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._ticker = Ticker(self._loop, self._tick, self._next_deadline)
-        self._deadlines = Deadlines(self._loop)
+        self._deadlines = Deadlines[Proposal | ReadRequest](self._loop, self._expired)
         self._network = PeerNetwork(identity, self, identify=identify, connect=connect, rng=rng)
         self._verdicts.attach(self._replica, self._network)
         self._changed = asyncio.Event()
@@ -196,17 +197,17 @@ class Engine:
         began = time.monotonic()
         proposal = self._replica.propose(command, done)
         self._ticker.wake()
-
-        def expire() -> None:
-            proposal.give_up(self._replica.leader(), timeout_s)
-
-        self._deadlines.add(proposal, timeout_s, expire)
+        self._deadlines.add(proposal, timeout_s)
         try:
             result = await future
             self._commits.observe(time.monotonic() - began)
             return result
         finally:
+            self._deadlines.remove(proposal)
             proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
+
+    def _expired(self, waiting: Proposal | ReadRequest, timeout_s: float) -> None:
+        waiting.give_up(self._replica.leader(), timeout_s)
 
     def propose_all(self, commands: Sequence[bytes], *, timeout_s: float, lead: int = 0) -> Proposed:
         """As `propose`, of several at once: they are logged in this order.
@@ -264,14 +265,11 @@ class Engine:
 
         request = self._replica.read(done)
         self._ticker.wake()
-
-        def expire() -> None:
-            request.settle(None, no_leader(self._replica.leader(), timeout_s))
-
-        self._deadlines.add(request, timeout_s, expire)
+        self._deadlines.add(request, timeout_s)
         try:
             return await future
         finally:
+            self._deadlines.remove(request)
             request.cancelled = True
 
     async def add_voter(self, raft_id: RaftId, *, timeout_s: float) -> int:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cyoloctl.errors import CyoloctlError, NoLeader, Overloaded
-from cyoloctl.model import majority
+from cyoloctl.model import RaftId, majority
 from cyoloctl.raft.core import Core
 from cyoloctl.raft.messages import Message
-from cyoloctl.raft.proposals import Done
+from cyoloctl.raft.proposals import Done, no_leader
 from cyoloctl.raft.vendor import Node
 
 __all__ = ["ReadIndex", "ReadRequest"]
@@ -42,6 +42,10 @@ class ReadRequest:
         if not self.cancelled:
             self.cancelled = True
             self.callback(index, error)
+
+    def give_up(self, leader: RaftId | None, timeout_s: float) -> None:
+        """Tell whoever reads that no leader confirmed it in time.  leader: as far as this node knows."""
+        self.settle(None, no_leader(leader, timeout_s))
 
 
 @dataclass(slots=True)

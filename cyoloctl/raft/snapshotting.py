@@ -28,6 +28,9 @@ __all__ = ["Snapshotting"]
 
 _LONGEST_SAVE_PAUSE_S = 60.0
 
+_TIMES = 3
+"""A snapshot is worth it when the log has grown by so many times its bytes: at 8,000 puts per second the ids
+of requests alone make it 13 MB, and writing that for as many bytes of log takes each node 6 % of its time."""
 _LONG_SAVE_S = 1.0
 _REST = 4
 """After a save that took long no other begins for so many times as long: a large state is written seldom."""
@@ -420,7 +423,7 @@ class Snapshotting:
         limits = self._core.limits
         return max(
             limits.compact_bytes,
-            min(self._snapshots.size_bytes, limits.compact_growth * limits.compact_bytes),
+            min(_TIMES * self._snapshots.size_bytes, limits.compact_growth * limits.compact_bytes),
         )
 
     def _save_later(self, error: CyoloctlError | MemoryError) -> None:

@@ -38,11 +38,12 @@ class Origin(Protocol):
 class Headers:
     """The headers of a request, by their names in any case."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_found")
 
     def __init__(self, fields: list[tuple[bytes, bytes]]) -> None:
         """fields: as they came."""
         self._fields = fields
+        self._found: dict[str, str | None] = {}  # asked for before, as of every request with this head
 
     def all(self, name: str) -> list[str]:
         """Every value of a name, in the order they came; what is not UTF-8 as surrogates."""
@@ -55,6 +56,12 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """The first value of a name."""
+        if name in self._found:
+            return self._found[name]
+        found = self._found[name] = self._first(name)
+        return found
+
+    def _first(self, name: str) -> str | None:
         wanted, length = name.lower().encode("ascii"), len(name)
         for field, value in self._fields:
             if len(field) == length and field.lower() == wanted:

@@ -638,15 +638,16 @@ def test_log_is_compacted_by_bytes_too(tmp_path: Path) -> None:
     assert cluster.replica("a").status().snapshot_index > 1
 
 
-def test_log_grows_by_what_the_last_snapshot_holds_before_the_next_one(tmp_path: Path) -> None:
-    cluster = _alone(tmp_path, compact_entries=10**6, compact_bytes=1000, compact_growth=3, keep_entries=0)
-    cluster.write("a", *[b"x%d" % n + bytes(300) for n in range(40)])  # a state of more than 3 x 1000 bytes
+@pytest.mark.parametrize("case", [(40, 3, 8, 4), (4, 9, 9, 6)])
+def test_next_snapshot_waits_for_three_times_the_last(tmp_path: Path, case: tuple[int, ...]) -> None:
+    wrote, most, little, more = case
+    cluster = _alone(tmp_path, compact_entries=10**6, compact_bytes=1000, compact_growth=most, keep_entries=0)
+    cluster.write("a", *[b"x%d" % n + bytes(300) for n in range(wrote)])
     cluster.compact("a")
     before = cluster.replica("a").status().snapshot_index
-    cluster.write("a", *[b"y%d" % n + bytes(300) for n in range(8)])
-    assert cluster.replica("a").status().snapshot_index == before
-    cluster.write("a", *[b"z%d" % n + bytes(300) for n in range(4)])
-    assert cluster.replica("a").status().snapshot_index > before
+    for count, is_next in ((little, False), (more, True)):
+        cluster.write("a", *[b"y%d" % n + bytes(300) for n in range(count)])
+        assert (cluster.replica("a").status().snapshot_index > before) is is_next
 
 
 def test_compaction_keeps_entries_for_followers_that_lag_a_little(tmp_path: Path) -> None:

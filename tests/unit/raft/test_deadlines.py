@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from types import SimpleNamespace
 
 from cyoloctl.raft.deadlines import Deadlines
@@ -33,60 +34,65 @@ class Loop:
         self.now = end
 
 
-def waiting() -> SimpleNamespace:
-    return SimpleNamespace(cancelled=False)
+def deadlines_of(loop: Loop, ended: list[str]) -> Deadlines[str]:
+    return Deadlines(loop, lambda waiting, timeout_s: ended.append(f"{waiting} {timeout_s:g}"))  # type: ignore[arg-type]
 
 
 def test_each_is_ended_once_soon_after_its_deadline_and_in_no_case_before() -> None:
     loop, ended = Loop(), list[str]()
-    deadlines = Deadlines(loop)  # type: ignore[arg-type]
-    deadlines.add(waiting(), 1.0, lambda: ended.append("first"))
+    deadlines = deadlines_of(loop, ended)
+    deadlines.add("first", 1.0)
     loop.passes(0.5)
-    deadlines.add(waiting(), 0.2, lambda: ended.append("second"))
+    deadlines.add("second", 0.2)
     loop.passes(0.19)
     assert ended == []
     loop.passes(0.07)
-    assert ended == ["second"]
+    assert ended == ["second 0.2"]
     loop.passes(0.2)
-    assert ended == ["second"]
+    assert ended == ["second 0.2"]
     loop.passes(0.1)
-    assert ended == ["second", "first"]
+    assert ended == ["second 0.2", "first 1"]
     loop.passes(5.0)
-    assert ended == ["second", "first"]
+    assert ended == ["second 0.2", "first 1"]
 
 
-def test_what_is_over_is_not_ended_and_leaves_no_timer() -> None:
+def test_what_is_removed_is_kept_no_longer_not_ended_and_leaves_no_timer() -> None:
     loop, ended = Loop(), list[str]()
-    deadlines = Deadlines(loop)  # type: ignore[arg-type]
-    one = waiting()
-    deadlines.add(one, 60.0, lambda: ended.append("one"))
-    one.cancelled = True
+    deadlines: Deadlines[Loop] = Deadlines(loop, lambda waiting, timeout_s: ended.append("one"))  # type: ignore[arg-type]
+    one = Loop()
+    kept = weakref.ref(one)
+    deadlines.add(one, 60.0)
+    deadlines.remove(one)
+    deadlines.remove(one)
+    del one
+    assert kept() is None
     loop.passes(0.06)
     assert loop.timers == []
-    other = waiting()
-    deadlines.add(other, 0.1, lambda: ended.append("other"))
+    deadlines.add(Loop(), 0.1)
     loop.passes(0.2)
-    assert ended == ["other"]
+    assert ended == ["one"]
     assert loop.timers == []
 
 
-def test_one_that_ends_may_begin_another() -> None:
+def test_one_that_ends_may_begin_another_and_take_out_itself() -> None:
     loop, ended = Loop(), list[str]()
-    deadlines = Deadlines(loop)  # type: ignore[arg-type]
 
-    def end() -> None:
-        ended.append("one")
-        deadlines.add(waiting(), 0.1, lambda: ended.append("another"))
+    def end(waiting: str, timeout_s: float) -> None:
+        ended.append(waiting)
+        deadlines.remove(waiting)
+        if waiting == "one":
+            deadlines.add("another", 0.1)
 
-    deadlines.add(waiting(), 0.1, end)
+    deadlines = Deadlines(loop, end)  # type: ignore[arg-type]
+    deadlines.add("one", 0.1)
     loop.passes(0.4)
     assert ended == ["one", "another"]
 
 
 def test_nothing_is_ended_after_the_stop() -> None:
     loop, ended = Loop(), list[str]()
-    deadlines = Deadlines(loop)  # type: ignore[arg-type]
-    deadlines.add(waiting(), 0.1, lambda: ended.append("one"))
+    deadlines = deadlines_of(loop, ended)
+    deadlines.add("one", 0.1)
     deadlines.stop()
     loop.passes(1.0)
     assert ended == []
