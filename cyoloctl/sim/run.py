@@ -17,6 +17,7 @@ from cyoloctl.sim.ballast import load_ballast
 from cyoloctl.sim.causes import Causes, listening
 from cyoloctl.sim.clients import Client, Operation, Workload
 from cyoloctl.sim.faults import FAULTS, OPT_IN, Faults
+from cyoloctl.sim.followed import Followed
 from cyoloctl.sim.joining import admit
 from cyoloctl.sim.kv_operations import keepers
 from cyoloctl.sim.liveness import Liveness
@@ -163,6 +164,9 @@ class _Run:
         """From the start to a cluster that is one again, or a violation."""
         time = self._time
         self._load.start()
+        followed = share_of(self._seed, "followed", 0.3)
+        if followed is not None:
+            Followed(self._world, followed).start()
         self._faults.start()
         if not self._world.network.late:  # what the links rule out may cost an election
             self._liveness.start()
