@@ -272,7 +272,7 @@ class KvOperations:
         clear = [(key, SEALED_KEY)] if sealed is None else []
         timed = rest["ttl_ms"] is not None
         done, more = await self._write_guarded(_PUT[sealed], under, clear, request_id, timeout_s, timed=timed)
-        return cast("KvWritten", {**_written(key, data, bool(sealed), done), **more})
+        return cast("KvWritten", {**_written(key, data, encode_value(data), bool(sealed), done), **more})
 
     def plan_put(
         self,
@@ -290,14 +290,15 @@ class KvOperations:
         if sealed or ttl_s is not None or (sealed is None and self._is_sealed(key)):
             return None
         data = _bytes_of(value, value_base64, "value")
+        encoded = encode_value(data)
         arguments = {
             "key": key,
-            "value": encode_value(data),
+            "value": encoded,
             "if_revision": if_revision,
             "ttl_ms": None,
             "fence": _fence(fence),
         }
-        return self._planned(_PUT[sealed], arguments, lambda done: _written(key, data, False, done))
+        return self._planned(_PUT[sealed], arguments, lambda done: _written(key, data, encoded, False, done))
 
     async def delete(
         self,
@@ -504,11 +505,11 @@ def _listed(key: str, entry: Entry, value: bytes | None) -> KvListed:
         "expires_at": None if entry.expires_unix_ms is None else rfc3339(entry.expires_unix_ms / 1000),
     }
     if value is not None:
-        _add_value(listed, value)
+        _add_value(listed, value, encode_value(value))
     return listed
 
 
-def _written(key: str, data: bytes, sealed: bool, done: Json) -> Json:
+def _written(key: str, data: bytes, encoded: str, sealed: bool, done: Json) -> Json:
     end = done["expires_unix_ms"]
     written = {
         "key": key,
@@ -519,12 +520,12 @@ def _written(key: str, data: bytes, sealed: bool, done: Json) -> Json:
         "version": done["version"],
         "expires_at": None if end is None else rfc3339(end / 1000),
     }
-    _add_value(written, data)
+    _add_value(written, data, encoded)
     return written
 
 
-def _add_value(listed: Any, value: bytes) -> None:
-    listed["value_base64"] = encode_value(value)
+def _add_value(listed: Any, value: bytes, encoded: str) -> None:
+    listed["value_base64"] = encoded
     text = _text_of(value)
     if text is not None:
         listed["value"] = text
