@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cyoloctl.control import table
+from cyoloctl.control.batch import MAX_OPERATIONS
 from cyoloctl.pki.join_token import decode_token
 from cyoloctl.pki.requests import make_credential_request
 from tests.support.cluster import MACHINES, Cluster, Node, wait_until
@@ -156,7 +157,7 @@ def _batches(ask: Asker) -> None:
         (None, False),
     ]
     ask("batch", operations=[], status=400)
-    ask("batch", operations=[{}] * 257, status=400)
+    ask("batch", operations=[{}] * (MAX_OPERATIONS + 1), status=400)
 
 
 def _audit(ask: Asker) -> None:
