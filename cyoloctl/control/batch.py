@@ -77,8 +77,8 @@ ROUTES: tuple[Route[Any], ...] = (
         "batch",
         "Carry out operations in order: objects with `id`, `op` (the operationId), `name` where the path has "
         "one, and the fields of body and query; each needs the role of its own route. Where there are fewer "
-        "results than operations, send those that are missing again, and the last one where it was "
-        "unavailable or its outcome is unknown",
+        "results than operations, send those that are missing again, and all from the first one on that was "
+        "unavailable or whose outcome is unknown",
         answer=BatchAnswered,
         handler=None,
         example=(

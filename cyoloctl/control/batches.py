@@ -37,8 +37,6 @@ _READS = 16
 _ENOUGH_BYTES, _MOST_BYTES = 2 << 20, 7 << 20
 # Less time is not worth another operation.
 _LEAST_S = 0.05
-# So much sooner writes are given up than those that are on their way before them.
-_SOONER_S = 0.01
 
 #: What moves more than it writes, and takes as long as members take to follow.
 _LONG = frozenset(
@@ -147,7 +145,7 @@ class Batches:
     ) -> bytes:
         """The encoded results of the first operations, at least one.  role: the caller's."""
         loop = asyncio.get_running_loop()
-        deadline = until = loop.time() + timeout_s
+        deadline = loop.time() + timeout_s
         most, ahead = (1, 0) if stop_on_error else (_WRITES, 1)
         results = _Results(stop_on_error=stop_on_error)
         asked: list[_Asked] = []  # read, and not begun
@@ -160,8 +158,7 @@ class Batches:
 
         try:
             while (asked or at < len(operations)) and results.goes_on:
-                until = until - _SOONER_S if begun else deadline
-                left = until - loop.time()
+                left = deadline - loop.time()
                 if at and left < _LEAST_S:
                     break
                 if not asked:
@@ -170,8 +167,7 @@ class Batches:
                 writes = [] if begun and not _may_be_followed(begun[-1][0]) else self._writes(asked)
                 if writes:
                     after = begun[-1][0] if begun else None
-                    limit_s = left if begun else max(left, 2 * _LEAST_S)
-                    way = await self._node.begin_all(writes, timeout_s=limit_s, after=after)
+                    way = await self._node.begin_all(writes, timeout_s=max(left, 2 * _LEAST_S), after=after)
                     begun.append((way, asked[: len(writes)]))
                     del asked[: len(writes)]
                     await asyncio.sleep(0)  # they leave: the members write them while the next are read
@@ -319,4 +315,4 @@ def _result(asked: _Asked, outcome: Any) -> dict[str, Any]:
 
 def _may_be_followed(begun: Begun) -> bool:
     """Whether others may be proposed before the answers are known."""
-    return begun.lead > 0 and all(map(is_settled, begun.errors()))
+    return begun.is_led_here and all(map(is_settled, begun.errors()))

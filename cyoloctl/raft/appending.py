@@ -39,7 +39,9 @@ class Appending:
         self._room = room
         self._cluster_clock = cluster_clock
 
-    def propose(self, command: bytes, callback: Done, *, lead: int = 0) -> Proposal:
+    def propose(
+        self, command: bytes, callback: Done, *, lead: int = 0, behind: Proposal | None = None
+    ) -> Proposal:
         """Replicate a command, through whichever node leads.
 
         callback(result, error) is called once: after the command was applied
@@ -47,10 +49,10 @@ class Appending:
         again across changes of leader; the caller bounds the time and then
         sets `cancelled` and looks at `sent`.
 
-        lead: the term in which this node led when it proposed something else: the command is applied after
-        that, or not at all.  So it ends with that lead: NoLeader where it is in no log, or OutcomeUnknown.
+        lead: the term in which this node led when it proposed `behind`: the command is applied after that,
+        or not at all.  So it ends with that lead: NoLeader where it is in no log, or OutcomeUnknown.
         """
-        proposal = Proposal(command, callback, lead=lead)
+        proposal = Proposal(command, callback, lead=lead, behind=behind)
         if self._core.failed is not None:
             proposal.settle(None, self._core.failed)
         elif len(command) > self._core.limits.entry_bytes - 64:

@@ -48,12 +48,23 @@ _OUT_OF_MEMORY = (
 
 
 class Proposed:
-    """Commands on their way, in order: to be awaited once, or given up."""
+    """Commands on their way, in order: to be awaited once, or given up.
 
-    __slots__ = ("_future", "_results")
+    lead: the term in which this node leads since before they were proposed; 0: it did not.  last: of them.
+    """
 
-    def __init__(self, future: asyncio.Future[None], results: list[bytes | CyoloctlError]) -> None:
+    __slots__ = ("_future", "_results", "last", "lead")
+
+    def __init__(
+        self,
+        future: asyncio.Future[None],
+        results: list[bytes | CyoloctlError],
+        *,
+        lead: int = 0,
+        last: Proposal | None = None,
+    ) -> None:
         self._future, self._results = future, results
+        self.lead, self.last = lead, last
 
     def __await__(self) -> Generator[Any, None, list[bytes | CyoloctlError]]:
         """Each one's result, or its error."""
@@ -209,15 +220,18 @@ class Engine:
     def _expired(self, waiting: Proposal | ReadRequest, timeout_s: float) -> None:
         waiting.give_up(self._replica.leader(), timeout_s)
 
-    def propose_all(self, commands: Sequence[bytes], *, timeout_s: float, lead: int = 0) -> Proposed:
-        """As `propose`, of several at once: they are logged in this order.
+    def propose_all(
+        self, commands: Sequence[bytes], *, timeout_s: float, after: Proposed | None = None
+    ) -> Proposed:
+        """As `propose`, of several (one at least) at once: they are logged in this order.
 
         They are on their way on return.  Where some get no further than the
         queue or the leader, those are the last.
 
-        lead: what `lead` said when others were proposed: these are applied after those, or not at all, if
-        they are given up no later.
+        after: has a `lead`; these are applied after those, or not at all.
         """
+        lead = self.lead() if after is None else after.lead
+        bound, behind = (0, None) if after is None else (lead, after.last)
         future: asyncio.Future[None] = self._loop.create_future()
         results: list[bytes | CyoloctlError] = [b""] * len(commands)
         left = len(commands)
@@ -238,7 +252,9 @@ class Engine:
             return done
 
         propose = self._replica.propose
-        proposals = [propose(command, settles(at), lead=lead) for at, command in enumerate(commands)]
+        proposals = [
+            propose(command, settles(at), lead=bound, behind=behind) for at, command in enumerate(commands)
+        ]
         self._ticker.wake()
 
         def expire() -> None:
@@ -253,7 +269,7 @@ class Engine:
                 proposal.cancelled = True  # nobody waits now, whatever ended this
 
         future.add_done_callback(over)
-        return Proposed(future, results)
+        return Proposed(future, results, lead=lead, last=proposals[-1])
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         """After this, the local state machine holds everything acknowledged before the call.

@@ -24,6 +24,7 @@ class Proposal:
 
     remote: a peer forwarded it, and is told when this node cannot place it.
     lead: the term of this node's lead in which alone it may be logged, 0: any, and any node's.
+    behind: what it follows in that lead: it is not logged when that one was given up before it was.
     sends: into how many logs or messages it went; from the first on, giving
     up on it leaves the outcome unknown.
     after: the highest index known to be committed when it was sent first,
@@ -34,6 +35,7 @@ class Proposal:
     callback: Done
     remote: bool = False
     lead: int = 0
+    behind: Proposal | None = None
     cancelled: bool = False
     sends: int = 0
     after: int = -1
@@ -131,6 +133,9 @@ class ProposalQueue:
                 break
             self._items.popleft()
             self._bytes -= length
+            behind = proposal.behind
+            if behind is not None and behind.cancelled and not behind.sent:
+                proposal.settle(None, NoLeader("what it follows was given up: send both again"))
             if proposal.cancelled:
                 continue
             size += length + overhead_bytes

@@ -623,9 +623,11 @@ class Replica:
 
     # -------------------------------------------------------------- proposals
 
-    def propose(self, command: bytes, callback: Done, *, lead: int = 0) -> Proposal:
+    def propose(
+        self, command: bytes, callback: Done, *, lead: int = 0, behind: Proposal | None = None
+    ) -> Proposal:
         """Replicate a command, through whichever node leads: see `Appending.propose`."""
-        return self._appending.propose(command, callback, lead=lead)
+        return self._appending.propose(command, callback, lead=lead, behind=behind)
 
     def before_applying(self) -> None:
         """What is committed is known: as leader, send what waited for that before applying it.

@@ -53,28 +53,32 @@ class Planned:
 class Begun:
     """Writes of `Proposer.begin_all` on their way, in order: to be answered once, or given up.
 
-    lead: the term in which this node leads since before they were proposed; 0: it did not.
+    proposed: None: none of them could be.
     """
 
-    __slots__ = ("_found", "_named", "_proposed", "lead")
+    __slots__ = ("_found", "_named", "proposed")
 
     def __init__(
-        self, lead: int, named: dict[int, tuple[Planned, str]], found: list[Any], proposed: Proposed | None
+        self, named: dict[int, tuple[Planned, str]], found: list[Any], proposed: Proposed | None
     ) -> None:
         """named: what was proposed, with its request id, by the place of its answer in found."""
-        self.lead = lead
         self._named = named
         self._found = found
-        self._proposed = proposed
+        self.proposed = proposed
+
+    @property
+    def is_led_here(self) -> bool:
+        """Whether this node led when they were proposed: others may be begun after them."""
+        return self.proposed is not None and self.proposed.lead > 0
 
     def errors(self) -> list[CyoloctlError]:
         """Of those that are known to have failed so far."""
         early = [each for each in self._found if isinstance(each, CyoloctlError)]
-        return early if self._proposed is None else early + self._proposed.errors()
+        return early if self.proposed is None else early + self.proposed.errors()
 
     async def answers(self) -> list[Any]:
         """The answer of each write, or the CyoloctlError that `Proposer.carry_out` would have raised."""
-        results = () if self._proposed is None else await self._proposed
+        results = () if self.proposed is None else await self.proposed
         for (at, (planned, name)), result in zip(self._named.items(), results, strict=True):
             try:
                 if isinstance(result, CyoloctlError):
@@ -87,8 +91,8 @@ class Begun:
 
     def give_up(self) -> None:
         """Nobody waits for the answers."""
-        if self._proposed is not None:
-            self._proposed.give_up()
+        if self.proposed is not None:
+            self.proposed.give_up()
 
 
 class Proposer:
@@ -153,14 +157,14 @@ class Proposer:
     ) -> Begun:
         """Carry out writes (each with its request id) in this order; on return they are on their way.
 
-        after: they are applied after those, or not at all.  Those are given up no sooner than these, and
-        this node led when they began, and does.
+        after: is led here; they are applied after those, or not at all.
         """
+        deadline = time.monotonic() + timeout_s
         if any(self._why_refused(each.machine, each.operation) is not None for each, _ in writes):
             try:  # see `apply`; before anything is proposed, or what is understood would come first
                 await self.fresh(timeout_s=timeout_s)
             except CyoloctlError as error:
-                return Begun(0, {}, [error] * len(writes), None)
+                return Begun({}, [error] * len(writes), None)
         found: list[Any] = []
         named: dict[int, tuple[Planned, str]] = {}
         commands = []
@@ -176,10 +180,11 @@ class Proposer:
             named[len(found)] = planned, name
             found.append(None)
             commands.append(command)
-        lead = self.engine.lead() if after is None else after.lead
-        behind = 0 if after is None else after.lead
-        proposed = self.engine.propose_all(commands, timeout_s=timeout_s, lead=behind) if commands else None
-        return Begun(lead, named, found, proposed)
+        if not commands:
+            return Begun({}, found, None)
+        left_s = max(0.0, deadline - time.monotonic())
+        front = None if after is None else after.proposed
+        return Begun(named, found, self.engine.propose_all(commands, timeout_s=left_s, after=front))
 
     async def apply_here(
         self, machine: str, operation: str, arguments: Json, *, request_id: str | None, timeout_s: float

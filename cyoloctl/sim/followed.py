@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from cyoloctl.errors import CyoloctlError
+from cyoloctl.raft.proposals import Proposal
 from cyoloctl.replicated.command import encode_command
 from cyoloctl.sim.model import code_of
 from cyoloctl.sim.node import Node
@@ -18,6 +19,7 @@ __all__ = ["Followed"]
 _REMEMBERED = 200
 _MEAN_S = 0.2
 _DELAYS_S = (0.0, 0.0, 0.003, 0.03, 0.2)
+_GIVEN_UP_S = (0.0, 0.003, 0.03, 0.3, 5.0)
 
 
 class Followed:
@@ -41,30 +43,37 @@ class Followed:
         if not leaders:
             return
         node = self._rng.choice(leaders)
-        life, delay_s = node.life, self._rng.choice(_DELAYS_S)
+        life, delay_s, given_up_s = node.life, self._rng.choice(_DELAYS_S), self._rng.choice(_GIVEN_UP_S)
         self._count += 1
         pair = f"first-{self._count}", f"second-{self._count}"
 
         def first() -> None:
             if node.replica is None or not node.replica.is_leader():
                 return
-            lead, failed = node.replica.term(), self._propose(node, pair[0], 0)
+            lead = node.replica.term()
+            failed, proposal = self._propose(node, pair[0])
             self._pairs.append(pair)
 
             def second() -> None:
                 # Behind what is known to have failed, nothing is proposed.
-                if not failed:
-                    self._propose(node, pair[1], lead)
+                if not failed and node.replica is not None:
+                    self._propose(node, pair[1], lead=lead, behind=proposal)
+
+            def give_up() -> None:
+                if node.replica is not None:
+                    proposal.give_up(node.replica.leader(), given_up_s)
 
             self._time.later(delay_s, lambda: node.put(life, second))
+            self._time.later(given_up_s, lambda: node.put(life, give_up))
 
         node.put(life, first)
 
-    def _propose(self, node: Node, request_id: str, lead: int) -> list[CyoloctlError]:
-        """Propose an increment; gets the error, when there is one."""
+    def _propose(
+        self, node: Node, request_id: str, *, lead: int = 0, behind: Proposal | None = None
+    ) -> tuple[list[CyoloctlError], Proposal]:
+        """Propose an increment; the list gets the error, when there is one."""
         failed: list[CyoloctlError] = []
-        if node.replica is None:
-            return failed
+        assert node.replica is not None
         invariants = self._world.invariants
         floor, attempt = invariants.observed, invariants.told.asked(request_id)
         command = encode_command(
@@ -82,8 +91,7 @@ class Followed:
             self._time.count("followed" if lead else "to be followed")
             self._judge()
 
-        node.replica.propose(command, done, lead=lead)
-        return failed
+        return failed, node.replica.propose(command, done, lead=lead, behind=behind)
 
     def _judge(self) -> None:
         given = self._world.invariants.model.given

@@ -510,3 +510,36 @@ def test_command_of_another_lead_is_refused_at_once_and_one_of_the_present_lead_
     follows = cluster.propose_in_lead("a", b"x2")
     assert cluster.run_until(lambda: follows.ok, within=1.0)
     assert cluster.state("a") == [b"x1", b"x2"]
+
+
+@pytest.mark.parametrize("how", ["given up", "cancelled"])
+def test_command_that_follows_what_was_given_up_before_it_was_logged_is_not_logged(how: str) -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    replica = cluster.replica("a")
+    told: list[Any] = []
+    first = replica.propose(b"first", lambda result, error: None)
+    second = replica.propose(
+        b"second", lambda result, error: told.append(error), lead=replica.term(), behind=first
+    )
+    replica.propose(b"third", lambda result, error: told.append(error), lead=replica.term(), behind=second)
+    if how == "given up":
+        first.give_up(None, 1.0)
+    first.cancelled = True  # nobody is told of that
+    cluster.run(0.5)
+    assert [type(error) for error in told] == [NoLeader] * 2
+    assert all(cluster.state(name) == [b"x1"] for name in "abc")
+
+
+def test_command_that_follows_what_was_given_up_once_it_was_logged_is_applied_after_it() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.write("a", b"x1")
+    replica = cluster.replica("a")
+    first = replica.propose(b"first", lambda result, error: None)
+    cluster.tick("a")
+    first.give_up(None, 1.0)
+    replica.propose(b"second", lambda result, error: None, lead=replica.term(), behind=first)
+    cluster.run(0.5)
+    assert all(cluster.state(name) == [b"x1", b"first", b"second"] for name in "abc")

@@ -501,8 +501,22 @@ def what_follows_is_a_write_as_any(patch: pytest.MonkeyPatch) -> None:
     """A write that follows another in a lead is held and sent again as all others are."""
     propose = Appending.propose
 
-    def wrong(self: Appending, command: bytes, callback: Done, *, lead: int = 0) -> Proposal:
+    def wrong(
+        self: Appending, command: bytes, callback: Done, *, lead: int = 0, behind: Proposal | None = None
+    ) -> Proposal:
         return propose(self, command, callback)
+
+    patch.setattr(Appending, "propose", wrong)
+
+
+def what_was_given_up_is_followed(patch: pytest.MonkeyPatch) -> None:
+    """A write that follows another in a lead is logged although that one left the queue before."""
+    propose = Appending.propose
+
+    def wrong(
+        self: Appending, command: bytes, callback: Done, *, lead: int = 0, behind: Proposal | None = None
+    ) -> Proposal:
+        return propose(self, command, callback, lead=lead)
 
     patch.setattr(Appending, "propose", wrong)
 
@@ -539,6 +553,7 @@ PLANTED: list[tuple[Plant, range, dict[str, Any], str]] = [
     (nothing_is_remembered, range(2000, 2020), {}, "exactly once"),
     (abandoned_means_not_applied, range(2090, 2130), {"faults": ("crash",), "nodes": 3}, "told"),
     (what_follows_is_a_write_as_any, range(10020, 10070), {"faults": ("partition",), "nodes": 3}, "order"),
+    (what_was_given_up_is_followed, range(10000, 10040), {}, "order"),
     (giving_up_means_not_applied, range(2000, 2020), {}, "told"),
     (ended_links_deliver, range(2000, 2020), {}, "link"),
     (

@@ -21,7 +21,7 @@ import pytest
 from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown, Overloaded, StorageError
 from cyoloctl.model import NO_STAMP, RaftId, Source, Stamp
 from cyoloctl.raft.clock import ClusterClock
-from cyoloctl.raft.engine import Engine
+from cyoloctl.raft.engine import Engine, Proposed
 from cyoloctl.raft.journal import Batch, Journal, MemoryStore
 from cyoloctl.raft.membership import Configuration
 from cyoloctl.raft.messages import FrameReader, decode, encode
@@ -327,6 +327,14 @@ async def test_propose_all_says_of_each_command_what_is_known_when_the_time_is_o
             leader.lead(1)
             sent = await engine.propose_all([b"1", b"2"], timeout_s=0.2)
         assert [type(each) for each in sent] == [OutcomeUnknown, OutcomeUnknown]
+
+
+async def test_propose_all_after_others_belongs_to_their_lead() -> None:
+    async with running() as engine:
+        others = Proposed(asyncio.get_running_loop().create_future(), [], lead=5)
+        async with asyncio.timeout(_LIMIT_S):
+            refused = await engine.propose_all([b"1", b"2"], timeout_s=60.0, after=others)
+        assert [type(each) for each in refused] == [NoLeader, NoLeader]
 
 
 async def test_propose_all_whose_caller_was_cancelled_is_not_forwarded_again() -> None:

@@ -76,28 +76,30 @@ class Counting:
         self.proposed: list[bytes] = []
         self.barriers = 0
         self.refuses = self.holds = False
-        self.term = 7
-        self.leads: list[int] = []
+        self.after: list[Proposed | None] = []
+        self.timeouts_s: list[float] = []
+        self.fresh_takes_s = 0.0
         self.results: dict[int, bytes | CyoloctlError] = {}
 
     async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
         self.proposed.append(command)
         return encode_result(1, {})
 
-    def lead(self) -> int:
-        return self.term
-
-    def propose_all(self, commands: list[bytes], *, timeout_s: float, lead: int = 0) -> Proposed:
+    def propose_all(
+        self, commands: list[bytes], *, timeout_s: float, after: Proposed | None = None
+    ) -> Proposed:
         self.proposed += commands
-        self.leads.append(lead)
+        self.after.append(after)
+        self.timeouts_s.append(timeout_s)
         results = [self.results.get(number, encode_result(number, {})) for number in range(len(commands))]
         self.future = asyncio.get_running_loop().create_future()
         if not self.holds:
             self.future.set_result(None)
-        return Proposed(self.future, results)
+        return Proposed(self.future, results, lead=7)
 
     async def read_barrier(self, *, timeout_s: float) -> int:
         self.barriers += 1
+        await asyncio.sleep(self.fresh_takes_s)
         if self.refuses:
             raise NoLeader("none")
         return 1
@@ -192,16 +194,25 @@ async def test_writes_none_of_which_can_be_proposed_wait_for_nobody() -> None:
     assert (type(refused), engine.proposed) == (InvalidInput, [])
 
 
-async def test_writes_that_follow_others_are_bound_to_the_lead_in_which_those_began() -> None:
+async def test_writes_that_follow_others_are_proposed_after_those() -> None:
     engine = Counting()
     stood = Proposer(cast(Engine, engine))
     first = await stood.begin_all([(planned(), "a")], timeout_s=1.0)
-    engine.term = 9  # another lead of the same node
     second = await stood.begin_all([(planned(), "b")], timeout_s=1.0, after=first)
-    third = await stood.begin_all([(planned(), "c")], timeout_s=1.0, after=second)
-    assert engine.leads == [0, 7, 7]
-    assert [each.lead for each in (first, second, third)] == [7, 7, 7]
-    assert [await each.answers() for each in (first, second, third)] == [[(0, "a")], [(0, "b")], [(0, "c")]]
+    none = await stood.begin_all([(planned(x=0.5), "c")], timeout_s=1.0, after=second)
+    assert engine.after == [None, first.proposed]
+    assert [each.is_led_here for each in (first, second, none)] == [True, True, False]
+    assert [await each.answers() for each in (first, second)] == [[(0, "a")], [(0, "b")]]
+
+
+async def test_time_that_a_look_at_the_level_took_is_not_given_again() -> None:
+    engine = Counting()
+    engine.fresh_takes_s = 0.05
+    stood = Proposer(
+        cast(Engine, engine), why_refused=lambda _, operation: "no" if operation == "new" else None
+    )
+    await stood.begin_all([(planned(), "a"), (planned("new"), "b")], timeout_s=1.0)
+    assert engine.timeouts_s[0] <= 0.95
 
 
 async def test_writes_on_their_way_tell_what_has_failed_so_far_and_are_given_up() -> None:
