@@ -155,7 +155,7 @@ def test_without_retry_each_endpoint_is_asked_once(serve: Serve, ask: Ask) -> No
 def test_timeout_of_a_sibling_is_its_own(serve: Serve, ask: Ask) -> None:
     node = serve({GET: NoLeader("none")})
     began = time.monotonic()
-    with pytest.raises(NoLeader):
+    with pytest.raises((NoLeader, ClientTimeout)):  # the latter where this machine stands still for 0.2 s
         ask(lambda client: client.within(0.2).counters.get("c"), node, timeout_s=300.0)
     assert time.monotonic() - began < 60
 
