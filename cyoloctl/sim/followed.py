@@ -17,7 +17,7 @@ from cyoloctl.sim.world import World
 __all__ = ["Followed"]
 
 _REMEMBERED = 200
-_MEAN_S = 0.2
+_MEAN_S = 0.25
 _DELAYS_S = (0.0, 0.0, 0.003, 0.03, 0.2)
 _GIVEN_UP_S = (0.0, 0.003, 0.03, 0.3, 5.0)
 
