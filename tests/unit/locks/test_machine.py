@@ -83,6 +83,7 @@ def test_lock_is_held_to_its_end_and_no_longer(locks: Locks) -> None:
     assert locks.machine.holds("a", token, locks.now)
     assert not locks.machine.holds("a", token, locks.now + 1)
     assert not locks.machine.holds("a", token + 1, locks.now)
+    assert not locks.machine.holds("a", token - 1, locks.now)  # of whoever had it before
     assert not locks.machine.holds("b", token, locks.now)
     locks.now += 1
     taken = locks.acquire(YOU)
