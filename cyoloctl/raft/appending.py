@@ -70,6 +70,8 @@ class Appending:
         engine = self._core.engine
         if not engine.is_leader() or self._handover.is_going() or self._room.refuses():
             return
+        if not self._pending and not self._cluster_clock.step_is_due():
+            return
         uncommitted = self._core.journal.last_index - engine.commit_index()
         if uncommitted >= self._core.limits.uncommitted_entries:
             return  # what waits travels as one entry when the one before it is committed

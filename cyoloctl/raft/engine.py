@@ -20,7 +20,7 @@ from cyoloctl.raft.clock import ClusterClock
 from cyoloctl.raft.deadlines import Deadlines
 from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.machine import StateMachine
-from cyoloctl.raft.messages import encode
+from cyoloctl.raft.messages import Outgoing
 from cyoloctl.raft.peers import COPY, DISK_FAILED, NO_MEMORY, REMOVED, Hello, Pong, Refusal
 from cyoloctl.raft.proposals import Proposal
 from cyoloctl.raft.reads import ReadRequest
@@ -125,7 +125,7 @@ class Engine:
         self.clock = clock
         self._describe, self._on_call = describe, on_call
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
-        self._outgoing: dict[RaftId, list[bytes]] = {}
+        self._outgoing = Outgoing()
         self._jobs: set[asyncio.Future[None]] = set()
         self._commits = Histogram()
         rng = random.Random(os.urandom(32))
@@ -137,7 +137,7 @@ class Engine:
             clock=time.monotonic,  # what the loop's own clock is, without its call
             cluster_clock=clock,
             rng=rng,
-            send=self._queue,
+            send=self._outgoing.add,
             run_in_background=self._run_in_background,
             flush=self._flush,
             may_lead=self._verdicts.may_lead,
@@ -565,18 +565,13 @@ class Engine:
         return self._network.view()
 
     def _flush(self) -> None:
-        if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, {}
-            for raft_id, frames in outgoing.items():
-                self._network.send_frames(raft_id, b"".join(frames))
+        for raft_id, frames in self._outgoing.take():
+            self._network.send_frames(raft_id, frames)
 
     def _next_deadline(self) -> float:
         if self._replica.failed is not None:
             return self._loop.time() + 3600.0
         return self._replica.next_deadline()
-
-    def _queue(self, raft_id: RaftId, message: dict[str, Any]) -> None:
-        self._outgoing.setdefault(raft_id, []).append(encode(message))
 
     def _write_elsewhere(self, write: Write) -> bool:
         if not self._journal.is_slower_than(ELSEWHERE_MS):

@@ -68,7 +68,7 @@ class Following:
             return False
         self._core.leader_seen_at = self._core.clock()
         self._elections.led()
-        engine.deliver(node, {"type": "append_entries", "term": term, "leader_commit": engine.commit_index()})
+        engine.hear(node, term)
         return True
 
     def on_append_entries(self, node: Node, message: Message) -> None:
@@ -116,15 +116,22 @@ class Following:
             engine.send_acknowledgement(node, next_index=last_of_message + 1, success=True)
             return
         self.on_entries()
+        if fresh[0][1] == journal.last_index + 1:
+            engine.extend(node, fresh, commit)
+        else:
+            self._replace(node, message["term"], fresh, commit)
+
+    def _replace(self, node: Node, term: int, fresh: list[Entry], commit: int) -> None:
+        """Cut the end of the log, which differs, and log these in its place."""
         first = fresh[0][1]
-        before = journal.entry(first - 1)
+        before = self._core.journal.entry(first - 1)
         if before is None:
             raise InternalError(f"entry {first - 1} is missing from this node's log")
-        engine.deliver(
+        self._core.engine.deliver(
             node,
             {
                 "type": "append_entries",
-                "term": message["term"],
+                "term": term,
                 "leader_commit": commit,
                 "prev_log_index": first - 1,
                 "prev_log_term": before[2],

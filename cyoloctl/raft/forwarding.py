@@ -59,6 +59,8 @@ class Forwarding:
 
     def forward(self) -> None:
         """Not the leader: hand what waits to the leader, once."""
+        if not self.pending:
+            return
         leader = self._core.live_leader()
         for proposal in self.pending.take_for_leader():
             proposal.settle(None, NoLeader("not the leader"))

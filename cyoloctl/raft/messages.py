@@ -11,14 +11,13 @@ Any bytes give a message or `PeerProtocolError`, nothing else.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import struct
 from collections.abc import Callable
 from typing import Any
 
 from cyoloctl.fastjson import compact_bytes
+from cyoloctl.fastjson import decode as decode_json
+from cyoloctl.model import RaftId
 
 __all__ = [
     "MAX_CALL_BYTES",
@@ -26,6 +25,7 @@ __all__ = [
     "MESSAGE_TYPES",
     "FrameReader",
     "Message",
+    "Outgoing",
     "PeerProtocolError",
     "decode",
     "encode",
@@ -39,8 +39,6 @@ MAX_CALL_BYTES = 256 * 1024
 
 _MAX_INTEGER = 2**63 - 1
 _MAX_ITEMS = 65_536
-# No text: a name that SQLite, or any UTF-8, cannot hold.
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _PREFIX = struct.Struct(">II")
 
 Message = dict[str, Any]
@@ -70,7 +68,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    return type(value) is str and len(value) <= 1024 and (value.isascii() or not _SURROGATES.search(value))
+    return type(value) is str and len(value) <= 1024
 
 
 def _text_or_none(value: Any) -> bool:
@@ -96,9 +94,7 @@ def _integers(value: Any) -> bool:
 def _plain(value: Any) -> bool:
     if type(value) is int:
         return -_MAX_INTEGER <= value <= _MAX_INTEGER
-    if type(value) is float:
-        return math.isfinite(value)
-    return value is None or type(value) is bool or _text(value)
+    return value is None or type(value) in (bool, float) or _text(value)
 
 
 def _flat_object(value: Any) -> bool:
@@ -215,13 +211,13 @@ def _take(tail: bytes, lengths: Any) -> list[bytes]:
     if type(lengths) is not list or len(lengths) > _MAX_ITEMS:
         raise PeerProtocolError("a list of lengths is malformed")
     items = []
-    position = 0
+    position, end = 0, len(tail)
     for length in lengths:
-        if not _integer(length) or position + length > len(tail):
+        if type(length) is not int or not 0 <= length <= end - position:
             raise PeerProtocolError("a length does not fit the frame")
         items.append(tail[position : position + length])
         position += length
-    if position != len(tail):
+    if position != end:
         raise PeerProtocolError("the frame has bytes left over")
     return items
 
@@ -230,16 +226,16 @@ def _entries(tail: bytes, shapes: Any, header: Message) -> list[tuple[bytes, int
     if type(shapes) is not list or len(shapes) > _MAX_ITEMS:
         raise PeerProtocolError("entries are malformed")
     lengths = []
-    previous, term = header.get("prev_log_index"), header.get("prev_log_term")
+    # Checked before: they come before the entries in `MESSAGE_TYPES`.
+    previous, term, latest = header["prev_log_index"], header["prev_log_term"], header["term"]
     for shape in shapes:
         if type(shape) is not list or len(shape) != 3 or not all(map(_integer, shape)):
             raise PeerProtocolError("an entry is malformed")
-        if type(previous) is not int or type(term) is not int or type(header.get("term")) is not int:
-            raise PeerProtocolError("entries without their place")
-        if shape[1] != previous + 1 or shape[2] < term or shape[2] > header["term"] or shape[0] < 1:
+        length, index, its_term = shape
+        if index != previous + 1 or not term <= its_term <= latest or length < 1:
             raise PeerProtocolError("an entry is out of order")
-        previous, term = shape[1], shape[2]
-        lengths.append(shape[0])
+        previous, term = index, its_term
+        lengths.append(length)
     return [
         (command, shape[1], shape[2]) for command, shape in zip(_take(tail, lengths), shapes, strict=True)
     ]
@@ -256,7 +252,8 @@ def decode(frame: bytes) -> Message:
     if size > len(frame) - 4:
         raise PeerProtocolError("a header is longer than its frame")
     try:
-        header = json.loads(frame[4 : 4 + size])
+        # No NaN and no infinity, nor half a surrogate, which no UTF-8 can hold.
+        header = decode_json(frame[4 : 4 + size])
     except (ValueError, RecursionError) as error:
         raise PeerProtocolError("a header is not JSON") from error
     if type(header) is not dict:
@@ -276,7 +273,9 @@ def decode(frame: bytes) -> Message:
         if name not in header:
             raise PeerProtocolError("a field is missing")
         value = header[name]
-        if check is _ENTRIES:
+        if check is _integer and type(value) is int and 0 <= value <= _MAX_INTEGER:
+            pass  # what most are, without a call
+        elif check is _ENTRIES:
             header[name] = _entries(tail, value, header)
             took_tail = True
         elif check is _BLOBS:
@@ -308,6 +307,8 @@ class FrameReader:
         that size is ever buffered.
         """
         buffer = self._buffer
+        if not buffer and len(data) >= 4 and len(data) - 4 == int.from_bytes(data[:4], "big") <= self._max:
+            return [data[4:]]  # one frame came, alone and whole
         buffer += data
         frames = []
         position = 0
@@ -322,3 +323,25 @@ class FrameReader:
         if position:
             del buffer[:position]
         return frames
+
+
+class Outgoing:
+    """What is to be sent to each peer at once.  A message that goes to one after another is encoded once."""
+
+    def __init__(self) -> None:
+        self._frames: dict[RaftId, list[bytes]] = {}
+        self._latest: tuple[Message, bytes] = {}, b""
+
+    def add(self, raft_id: RaftId, message: Message) -> None:
+        """A message to a peer; neither may change until it was taken."""
+        latest, frame = self._latest
+        if message is not latest:
+            frame = encode(message)
+            self._latest = message, frame
+        self._frames.setdefault(raft_id, []).append(frame)
+
+    def take(self) -> list[tuple[RaftId, bytes]]:
+        """The frames for each peer, in the order in which they were added; none is left."""
+        taken = [(raft_id, b"".join(frames)) for raft_id, frames in self._frames.items()]
+        self._frames, self._latest = {}, ({}, b"")
+        return taken

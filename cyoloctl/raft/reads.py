@@ -178,6 +178,8 @@ class ReadIndex:
 
     def ask(self, now: float) -> None:
         """Not the leader: ask it for an index, one request for all reads that wait."""
+        if self._asked is None and not self._waiting:
+            return
         engine = self._core.engine
         self._refuse_remote()
         if self._asked is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from cyoloctl.errors import InternalError
 from cyoloctl.raft.core import Core
@@ -11,7 +12,7 @@ from cyoloctl.raft.handover import Handover
 from cyoloctl.raft.journal import Entry
 from cyoloctl.raft.membership import Membership
 from cyoloctl.raft.messages import Message
-from cyoloctl.raft.progress import PROBE, SNAPSHOT, Progress
+from cyoloctl.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
 from cyoloctl.raft.snapshotting import Snapshotting
 from cyoloctl.raft.vendor import Node
 
@@ -19,6 +20,15 @@ __all__ = ["Replication"]
 
 _ENTRY_OVERHEAD_BYTES = 32
 _MAX_ENTRIES = 1024
+
+
+class _Part(NamedTuple):
+    """Entries on their way.  key: start and end, commit index and term.  size: bytes, for the window."""
+
+    key: tuple[int, int, int, int]
+    message: Message
+    last_index: int
+    size: int
 
 
 class Replication:
@@ -38,9 +48,11 @@ class Replication:
         self._handover = handover
         self._elections = elections
         self._notice_at = math.inf
+        self._latest: _Part | None = None
 
     def reset(self) -> None:
         """Another leadership begins, or this one ended: nothing is known of any peer."""
+        self._latest = None
         for progress in self._core.progress.values():
             progress.reset()
         self._core.acknowledged.clear()
@@ -65,8 +77,11 @@ class Replication:
 
     def replicate(self, *, heartbeat: bool) -> None:
         """Send every connected peer what it lacks; with heartbeat at least an empty message."""
+        last = self._core.journal.last_index
         for node in self._core.peers:
-            self.send(node, heartbeat=heartbeat)
+            progress = self._core.progress[node]
+            if heartbeat or progress.next_index <= last or progress.state is not REPLICATE:
+                self.send(node, heartbeat=heartbeat)
 
     def send(self, node: Node, *, heartbeat: bool) -> None:
         """Send a connected peer what its state calls for; with heartbeat at least an empty message."""
@@ -92,10 +107,11 @@ class Replication:
             return
         sent = False
         while next_index <= last and progress.inflight_bytes < self._core.limits.window_bytes:
-            entries = self._slice(next_index, last)
-            self._send_entries(node, progress, next_index - 1, entries)
+            part = self._part(next_index, last)
+            progress.told_commit = part.message["leader_commit"]
+            self._core.send(node, part.message)
             sent = True
-            progress.sent(entries[-1][1], sum(len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries))
+            progress.sent(part.last_index, part.size)
             next_index = progress.next_index
         if heartbeat and not sent:
             self._send_entries(node, progress, max(progress.match_index, journal.first_index), [])
@@ -106,6 +122,16 @@ class Replication:
         if withheld is None or progress.match_index >= withheld:
             return self._core.journal.last_index
         return withheld - 1
+
+    def _part(self, start: int, last: int) -> _Part:
+        """The message of entries from a start on; peers that are equally far get the same object of it."""
+        engine = self._core.engine
+        key = (start, last, engine.commit_index(), engine.term())
+        if self._latest is None or self._latest.key != key:
+            entries = self._slice(start, last)
+            size = sum([len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries])
+            self._latest = _Part(key, self._message(start - 1, entries), entries[-1][1], size)
+        return self._latest
 
     def _slice(self, start: int, last: int) -> list[Entry]:
         journal = self._core.journal
@@ -120,22 +146,23 @@ class Replication:
         return entries
 
     def _send_entries(self, node: Node, progress: Progress, previous: int, entries: list[Entry]) -> None:
+        message = self._message(previous, entries)
+        progress.told_commit = message["leader_commit"]
+        self._core.send(node, message)
+
+    def _message(self, previous: int, entries: list[Entry]) -> Message:
         engine = self._core.engine
         entry = self._core.journal.entry(previous)
         if entry is None or not engine.is_leader():
             raise InternalError(f"entry {previous} cannot be sent: it is missing, or this node does not lead")
-        progress.told_commit = engine.commit_index()
-        self._core.send(
-            node,
-            {
-                "type": "append_entries",
-                "term": engine.term(),
-                "leader_commit": engine.commit_index(),
-                "prev_log_index": previous,
-                "prev_log_term": entry[2],
-                "entries": entries,
-            },
-        )
+        return {
+            "type": "append_entries",
+            "term": engine.term(),
+            "leader_commit": engine.commit_index(),
+            "prev_log_index": previous,
+            "prev_log_term": entry[2],
+            "entries": entries,
+        }
 
     def on_append_response(self, node: Node, message: Message) -> bool | None:
         """A peer acknowledges, or asks for other entries.  Returns False when that calls for no tick."""

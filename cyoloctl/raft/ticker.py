@@ -27,6 +27,7 @@ class Ticker:
         self._next_deadline = next_deadline
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = -1.0  # before any now, while there is none
         self._stopped = False
 
     def wake(self) -> None:
@@ -42,26 +43,24 @@ class Ticker:
                 handle.cancel()
 
     def _run(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-        self._soon = None
+        soon, self._soon = self._soon, None
+        if soon is not None:
+            soon.cancel()  # where the timer was first
         if self._stopped:
             return
         try:
             self._tick()
         finally:
             if not self._stopped:
-                at = max(self._next_deadline(), self._loop.time() + _SHORTEST_S)
+                now = self._loop.time()
+                at = max(self._next_deadline(), now + _SHORTEST_S)
                 # Most ticks come from input and most deadlines only move on:
                 # keep a timer that is early enough.
-                if self._timer is None or self._timer.cancelled() or not self._armed_before(at):
+                if not now < self._fires_at <= at:
                     if self._timer is not None:
                         self._timer.cancel()
-                    self._timer = self._loop.call_at(at, self._fire)
-
-    def _armed_before(self, at: float) -> bool:
-        return self._timer is not None and self._loop.time() < self._timer.when() <= at
+                    self._timer, self._fires_at = self._loop.call_at(at, self._fire), at
 
     def _fire(self) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, -1.0
         self._run()

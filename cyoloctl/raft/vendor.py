@@ -27,7 +27,7 @@ from pysyncobj.transport import Transport
 
 from cyoloctl.errors import InternalError
 from cyoloctl.model import RaftId
-from cyoloctl.raft.journal import Journal
+from cyoloctl.raft.journal import Entry, Journal
 from cyoloctl.raft.progress import Progress
 
 __all__ = [
@@ -268,6 +268,17 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
     vendor's ``SyncObj``.
     """
 
+    # Read in every turn, some of them dozens of times.
+    __raftState: int
+    __raftCurrentTerm: int
+    __raftCommitIndex: int
+    __raftLastApplied: int
+    __raftLeader: Node | None
+    __noopIDx: int
+    __raftElectionDeadline: float
+    __newAppendEntriesTime: float
+    __transferInProgress: bool
+
     def __init__(
         self,
         me: Node,
@@ -329,26 +340,26 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
     # Plain methods, not properties: the vendor's constructor evaluates every attribute of the class.
 
     def is_leader(self) -> bool:
-        return bool(self.__raftState == _LEADER)
+        return self.__raftState == _LEADER
 
     def is_candidate(self) -> bool:
-        return bool(self.__raftState == _CANDIDATE)
+        return self.__raftState == _CANDIDATE
 
     def term(self) -> int:
-        return int(self.__raftCurrentTerm)
+        return self.__raftCurrentTerm
 
     def leader(self) -> Node | None:
         return self.__raftLeader
 
     def commit_index(self) -> int:
-        return int(self.__raftCommitIndex)
+        return self.__raftCommitIndex
 
     def applied_index(self) -> int:
-        return int(self.__raftLastApplied)
+        return self.__raftLastApplied
 
     def no_op_index(self) -> int:
         """Index of the no-op of this node's term (only while leader)."""
-        return int(self.__noopIDx)
+        return self.__noopIDx
 
     def others(self) -> set[Node]:
         """The other voters, as the log says."""
@@ -364,7 +375,7 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self.__readonlyNodes = nodes
 
     def election_deadline(self) -> float:
-        return float(self.__raftElectionDeadline)
+        return self.__raftElectionDeadline
 
     def set_election_deadline(self, at: float) -> None:
         self.__raftElectionDeadline = at
@@ -373,11 +384,11 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         self.__raftElectionDeadline = self._clock() + self.__generateRaftTimeout()
 
     def heartbeat_due(self) -> float:
-        return float(self.__newAppendEntriesTime)
+        return self.__newAppendEntriesTime
 
     def transfer_requested(self) -> bool:
         """True from a leader's timeout_now until the election that it asks for."""
-        return bool(self.__transferInProgress)
+        return self.__transferInProgress
 
     def set_applied(self, index: int) -> None:
         """After a snapshot was restored: everything up to index is applied and committed."""
@@ -397,6 +408,27 @@ class _SyncObj(vendor.SyncObj):  # type: ignore[misc]  # the vendor is untyped
         """Hand the vendor a message that the replica has checked and trimmed."""
         self._set_time()
         self.__onMessageReceived(node, _to_vendor(message))
+
+    def hear(self, node: Node, term: int) -> None:
+        """Follow the leader of a term, this one's or a later one: what a message without entries does."""
+        if term == self.__raftCurrentTerm and node == self.__raftLeader and not self.__transferInProgress:
+            self.restart_election_timer()  # all that is left of it, as it was heard before
+        else:
+            commit = self.__raftCommitIndex
+            self.deliver(node, {"type": "append_entries", "term": term, "leader_commit": commit})
+
+    def extend(self, node: Node, entries: list[Entry], commit: int) -> None:
+        """Log what follows the last entry here, and acknowledge it to the leader, who was heard.
+
+        As `deliver` does it, which asks first what is known by now.  commit: at most their last index.
+        """
+        for command, index, term in entries:
+            self.__raftLog.add(command, index, term)
+        self.__sendNextNodeIdx(node, nextNodeIdx=entries[-1][1] + 1, success=True)
+        self.__leaderCommitIndex = commit
+        if commit > self.__raftCommitIndex:
+            self.__raftCommitIndex = commit
+            self.__raftLog.setRaftCommitIndex(commit)
 
     def append_command(self, command: bytes, callback: Callable[[Any, int], None] | None) -> int:
         """Append to this node's log as leader; callback gets (result, FAIL_REASON) once it is settled."""

@@ -10,14 +10,22 @@ import asyncio
 import base64
 import gc
 import logging
+import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, cast
 
 import pytest
 
 from cyoloctl.control.server import build_server
+from cyoloctl.model import RaftId, name_of
+from cyoloctl.raft.clock import ClusterClock
+from cyoloctl.raft.journal import Journal, MemoryStore
+from cyoloctl.raft.messages import FrameReader, Outgoing, decode
+from cyoloctl.raft.replica import Replica
+from cyoloctl.raft.settings import Timing
+from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.replicated.command import decode_command, decode_result_with_index, encode_command
 from cyoloctl.state import ClusterState
 from tests.support.service import MemoryService
@@ -126,6 +134,77 @@ def forget(service: MemoryService) -> None:
     service.calls.clear()
     service.results.clear()
     gc.collect()
+
+
+class Member:
+    """A replica whose messages travel as frames, and whose clocks advance by what each look at them takes."""
+
+    def __init__(self, name: RaftId, names: Sequence[RaftId]) -> None:
+        self.outgoing = Outgoing()
+        self._readers = {peer: FrameReader() for peer in names}
+        self._now = 1000.0
+        self.replica = Replica(
+            name,
+            genesis=names,
+            journal=Journal(MemoryStore(), clock=self._clock),
+            snapshots=SnapshotStore(None),
+            machine=ClusterState(),
+            clock=self._clock,
+            cluster_clock=ClusterClock(
+                name_of(name), wall_unix_ms=lambda: 1_780_000_000_000, monotonic=self._clock
+            ),
+            rng=random.Random(name),
+            send=self.outgoing.add,
+            run_in_background=lambda job: job(),
+            timing=Timing(commit_notice_s=0.0),
+        )
+        self.replica.start()
+
+    def _clock(self) -> float:
+        self._now += 1e-6
+        return self._now
+
+    def waits(self, seconds: float) -> None:
+        self._now += seconds
+
+    def takes(self, peer: RaftId, frames: bytes) -> None:
+        for frame in self._readers[peer].feed(frames):
+            self.replica.receive(peer, decode(frame))
+
+
+def pass_messages(members: dict[RaftId, Member]) -> None:
+    """Until nobody says anything."""
+    busy = True
+    while busy:
+        busy = False
+        for name, member in members.items():
+            member.replica.tick()
+            for peer, frames in member.outgoing.take():
+                members[peer].takes(name, frames)
+                busy = True
+
+
+def test_write_goes_through_three_replicas_with_few_calls() -> None:
+    names = [RaftId(name) for name in ("n1.a", "n2.b", "n3.c")]
+    members = {name: Member(name, names) for name in names}
+    for name, member in members.items():
+        for peer in names:
+            if peer != name:
+                member.replica.peer_connected(peer)
+    leader = members[names[0]].replica
+    members[names[0]].waits(5.0)  # longer than any follower does for a leader
+    pass_messages(members)
+    assert leader.is_leader()
+    commands = [command("kv", "put", PUT, number) for number in range(2 * TIMES)]
+    answered: list[bytes] = []
+
+    def write(number: int) -> None:
+        leader.propose(commands[number], lambda result, error: answered.append(result))
+        pass_messages(members)
+
+    assert calls_of(write) < 2310
+    assert len(answered) == 2 * TIMES
+    assert len({member.replica.applied_index() for member in members.values()}) == 1
 
 
 async def test_request_is_read_and_answered_with_few_calls_and_leaves_nothing_behind() -> None:

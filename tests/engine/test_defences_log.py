@@ -301,3 +301,78 @@ def test_transfer_to_a_peer_that_is_forgotten_is_closed() -> None:
     core.progress[node].become_snapshot(Transfer())  # type: ignore[arg-type]
     core.forget_peer(node)
     assert closed == [True]
+
+
+def test_peers_that_are_equally_far_are_sent_the_same() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    mark = len(cluster.sent)
+    cluster.propose("a", b"one")
+    cluster.tick("a")
+    (to_b,) = said(cluster, mark, "a", "append_entries", "b")
+    (to_c,) = said(cluster, mark, "a", "append_entries", "c")
+    assert to_b == to_c
+    assert to_b["entries"][0][0].endswith(b"one")
+
+
+def test_each_peer_is_sent_what_it_lacks_however_far_the_others_are() -> None:
+    cluster = leader_and_slow_peer(window_bytes=1)
+    cluster.propose("a", b"to both")  # which fills the window of c
+    cluster.tick("a", "b")
+    cluster.exchange("a", "b")
+    cluster.propose("a", b"to b alone")
+    cluster.tick("a", "b")
+    cluster.exchange("a", "b")
+    mark = len(cluster.sent)
+    cluster.release("a", "c")
+    cluster.deliver("a", "c")
+    cluster.tick("c")
+    cluster.deliver("c", "a", tick=False)
+    cluster.propose("a", b"to both again")
+    cluster.tick("a")
+    (to_b,) = [each for each in said(cluster, mark, "a", "append_entries", "b") if each["entries"]]
+    (to_c,) = [each for each in said(cluster, mark, "a", "append_entries", "c") if each["entries"]]
+    ends = [[command[-13:] for command, _, _ in each["entries"]] for each in (to_b, to_c)]
+    assert ends[0] == [b"to both again"]
+    assert [end[-10:] for end in ends[1]] == [b"to b alone", b"both again"]
+    assert to_c["prev_log_index"] == to_b["prev_log_index"] - 1
+
+
+def test_end_of_a_log_that_differs_is_cut_before_what_takes_its_place_is_logged() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    last = cluster.log("b")[-1]
+    hear(cluster, "b", "a", append(last[2], last[1:], (entry(b"old"), last[1] + 1, last[2])))
+    hear(
+        cluster,
+        "b",
+        "c",
+        append(9, last[1:], (entry(b"new"), last[1] + 1, 9), (entry(b"next"), last[1] + 2, 9)),
+    )
+    assert cluster.log("b")[-2:] == [(entry(b"new"), last[1] + 1, 9), (entry(b"next"), last[1] + 2, 9)]
+
+
+def test_follower_that_is_to_take_over_is_not_held_up_by_the_one_that_asked_it() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    term, last = cluster.term("b"), cluster.log("b")[-1]
+    cluster.inject("b", "a", {"type": "timeout_now", "term": term})
+    cluster.inject("b", "a", append(term, last[1:], commit=last[1]))
+    cluster.tick("b")
+    assert cluster.term("b") == term + 1
+
+
+def test_commit_index_comes_with_the_entries_that_follow() -> None:
+    cluster = OurCluster("abc")
+    cluster.elect("a")
+    cluster.run(0.3)
+    term, last = cluster.term("b"), cluster.log("b")[-1]
+    one, two = (entry(b"one"), last[1] + 1, last[2]), (entry(b"two"), last[1] + 2, last[2])
+    hear(cluster, "b", "a", append(term, last[1:], one, commit=last[1]))
+    hear(cluster, "b", "a", append(term, one[1:], two, commit=one[1]))
+    assert cluster.commit_index("b") == one[1]
+    hear(cluster, "b", "a", append(term, two[1:], commit=two[1] + 7))  # no further than what it has shown
+    assert cluster.commit_index("b") == two[1]

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from cyoloctl.raft.messages import MAX_CALL_BYTES, FrameReader, PeerProtocolError, decode, encode
+from cyoloctl.model import RaftId
+from cyoloctl.raft import messages
+from cyoloctl.raft.messages import (
+    MAX_CALL_BYTES,
+    FrameReader,
+    Outgoing,
+    PeerProtocolError,
+    decode,
+    encode,
+)
 
+N2, N3 = RaftId("n2.a"), RaftId("n3.b")
 PONG: dict[str, Any] = {
     "type": "pong",
     "sent_ms": 1,
@@ -64,15 +74,11 @@ def test_message_comes_back_as_it_was(message: dict[str, Any]) -> None:
         ("sent_ms", 1.0),
         ("sent_ms", None),
         ("links", ["n" * 1025]),
-        ("links", ["n\ud800"]),
         ("links", ["n"] * 16_385),
         ("links", [1]),
         ("links", "n1"),
         ("addresses", {"n1": 7000}),
-        ("addresses", {"n1\udfff": "n1:1"}),
         ("addresses", {f"n{number}": "n:1" for number in range(1025)}),
-        ("info", {"lag": float("nan")}),
-        ("info", {"lag": float("inf")}),
         ("info", {"lag": 2**63}),
         ("info", {"lag": [1]}),
         ("info", {str(number): 1 for number in range(65)}),
@@ -82,6 +88,49 @@ def test_message_comes_back_as_it_was(message: dict[str, Any]) -> None:
 def test_message_with_a_field_of_another_form_is_refused(field: str, value: Any) -> None:
     with pytest.raises(PeerProtocolError, match=field):
         decode(_frame({**PONG, field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("links", ["n\ud800"]),
+        ("addresses", {"n1\udfff": "n1:1"}),
+        ("info", {"lag": float("nan")}),
+        ("info", {"lag": float("inf")}),
+        ("info", {"lag": float("-inf")}),
+    ],
+)
+def test_what_is_no_json_of_any_utf8_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(PeerProtocolError, match="JSON"):
+        decode(_frame({**PONG, field: value}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_header_in_another_encoding_is_refused(encoding: str) -> None:
+    header = json.dumps(PONG).encode(encoding)
+    with pytest.raises(PeerProtocolError, match="JSON"):
+        decode(len(header).to_bytes(4, "big") + header)
+
+
+def test_number_beyond_any_float_is_refused() -> None:
+    header = json.dumps({**PONG, "info": {"lag": 7}}).replace('"lag": 7', '"lag": 1e999').encode()
+    with pytest.raises(PeerProtocolError, match="JSON"):
+        decode(len(header).to_bytes(4, "big") + header)
+
+
+@pytest.mark.parametrize("missing", ["term", "prev_log_index", "prev_log_term"])
+@pytest.mark.parametrize("value", [None, "1", -1, 1.5])
+def test_entries_without_their_place_are_refused(missing: str, value: Any) -> None:
+    header = {
+        "type": "append_entries",
+        "term": 2,
+        "leader_commit": 1,
+        "prev_log_index": 1,
+        "prev_log_term": 1,
+        "entries": [[1, 2, 1]],
+    }
+    with pytest.raises(PeerProtocolError, match=missing):
+        decode(_frame({**header, missing: value}, b"x"))
 
 
 @pytest.mark.parametrize(
@@ -194,3 +243,59 @@ def test_hello_with_a_field_that_is_malformed_is_refused(broken: dict[str, Any])
 def test_hello_that_lacks_a_field_is_refused() -> None:
     with pytest.raises(PeerProtocolError):
         decode(_frame({name: value for name, value in HELLO.items() if name != "release"}))
+
+
+def test_what_goes_out_is_in_order_and_a_message_for_several_is_encoded_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[Any] = []
+
+    def counted(message: dict[str, Any]) -> bytes:
+        encoded.append(message["type"])
+        return encode(message)
+
+    monkeypatch.setattr(messages, "encode", counted)
+    heartbeat = {"type": "heartbeat", "term": 1}
+    outgoing = Outgoing()
+    outgoing.add(N2, ENTRIES)
+    outgoing.add(N3, ENTRIES)
+    outgoing.add(N2, heartbeat)
+    assert outgoing.take() == [(N2, encode(ENTRIES) + encode(heartbeat)), (N3, encode(ENTRIES))]
+    assert encoded == ["append_entries", "heartbeat"]
+    assert outgoing.take() == []
+
+
+def test_equal_messages_that_are_two_are_encoded_each() -> None:
+    outgoing = Outgoing()
+    message = {"type": "heartbeat", "term": 1}
+    outgoing.add(N2, message)
+    message = {"type": "heartbeat", "term": 2}
+    outgoing.add(N2, message)
+    ((_, frames),) = outgoing.take()
+    assert [decode(frame)["term"] for frame in FrameReader().feed(frames)] == [1, 2]
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_frame_that_comes_alone_is_that_which_comes_in_pieces(cut: int) -> None:
+    frame = encode({"type": "heartbeat", "term": 1})
+    whole, pieces = FrameReader(), FrameReader()
+    assert whole.feed(frame) == [*pieces.feed(frame[:cut]), *pieces.feed(frame[cut:])]
+    # And again, after one that came whole, and after one that did not.
+    assert whole.feed(frame[:cut]) == []
+    assert whole.feed(frame[cut:] + frame) == [frame[4:], frame[4:]]
+    assert whole.feed(frame) == pieces.feed(frame) == [frame[4:]]
+
+
+def test_frame_that_comes_alone_is_bounded_too() -> None:
+    frame = encode({"type": "heartbeat", "term": 1})
+    assert FrameReader(len(frame) - 4).feed(frame) == [frame[4:]]
+    with pytest.raises(PeerProtocolError, match="limit"):
+        FrameReader(len(frame) - 5).feed(frame)
+
+
+def test_end_of_a_frame_that_looks_like_one_is_its_end() -> None:
+    inner = encode({"type": "heartbeat", "term": 1})
+    outer = struct.pack(">I", 2 + len(inner)) + b"ab" + inner
+    reader = FrameReader()
+    assert reader.feed(outer[:6]) == []
+    assert reader.feed(inner) == [b"ab" + inner]
