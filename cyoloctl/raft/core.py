@@ -96,6 +96,13 @@ class Core:
         """The term in which this node leads; 0: it does not."""
         return self.engine.term() if self.engine.is_leader() else 0
 
+    def leader(self) -> RaftId | None:
+        """The leader, this node too, as far as it knows; None when it was not heard from lately."""
+        if self.engine.is_leader():
+            return self.raft_id
+        leader = self.live_leader()
+        return None if leader is None else leader.id
+
     def live_leader(self) -> Node | None:
         """The other node that leads: there is a link with it, and it acted as leader recently.
 

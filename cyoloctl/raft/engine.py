@@ -337,7 +337,7 @@ class Engine:
 
     def lead(self) -> int:
         """The term in which this node leads; 0: it does not."""
-        return self._replica.term() if self._replica.is_leader() else 0
+        return self._replica.lead()
 
     def leader(self) -> RaftId | None:
         """Raft id of the leader, as far as this node knows."""

@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from cyoloctl.errors import CyoloctlError, OutcomeUnknown
-from cyoloctl.model import RaftId, Role, Stamp, name_of
+from cyoloctl.model import RaftId, Stamp, name_of
 from cyoloctl.raft.appending import Appending
 from cyoloctl.raft.applying import apply_commands
 from cyoloctl.raft.batch import stamp_of
@@ -49,7 +49,7 @@ from cyoloctl.raft.room import Room
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.snapshotting import Snapshotting
-from cyoloctl.raft.status import ReplicaStatus, Trouble, report
+from cyoloctl.raft.status import ReplicaStatus, report
 from cyoloctl.raft.turns import Steps, Turns
 from cyoloctl.raft.vantage import NOTHING_SEEN, View
 from cyoloctl.raft.vendor import (
@@ -260,10 +260,11 @@ class Replica:
 
     def leader(self) -> RaftId | None:
         """The leader, as far as this node knows; None when it was not heard from lately."""
-        if self._engine.is_leader():
-            return self._id
-        leader = self._core.live_leader()
-        return None if leader is None else leader.id
+        return self._core.leader()
+
+    def lead(self) -> int:
+        """The term in which this node leads; 0: it does not."""
+        return self._core.lead()
 
     def removed_peers(self) -> frozenset[RaftId]:
         """Peers that a committed entry removed: admit all others (row 21)."""
@@ -316,36 +317,15 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """Present status of this replica."""
-        engine, meta = self._engine, self._snapshots.meta
-        role: Role = "follower"
-        if engine.is_leader():
-            role = "leader"
-        elif not self.is_member():
-            role = "learner"
-        elif engine.is_candidate() or (self._elections.is_asking() and engine.leader() is None):
-            role = "candidate"
+        meta = self._snapshots.meta
         return report(
             self._core,
             self._membership,
-            role=role,
-            leader=self.leader(),
+            self._elections,
             snapshot_index=1 if meta is None else meta.index,
-            troubles=tuple(self._troubles()),
+            unusable=self._snapshotting.unusable,
+            disputed=self.disputed,
         )
-
-    def _troubles(self) -> Iterator[Trouble]:
-        for node, progress in sorted(self._progress.items(), key=lambda item: item[0].id):
-            if progress.refused is not None:
-                yield Trouble("snapshot_refused", node.id, progress.refused.reason)
-        if self._snapshotting.unusable is not None:
-            yield Trouble("snapshot_unusable", *self._snapshotting.unusable)
-        if self.disputed is not None:
-            peer, term, index = self.disputed
-            yield Trouble(
-                "log_differs",
-                peer,
-                f"its log of term {term} differs from this node's at committed index {index}",
-            )
 
     def next_deadline(self) -> float:
         """When `tick` must be called at the latest, on the replica's clock."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from cyoloctl.raft.tally import Tally
 
 if TYPE_CHECKING:
     from cyoloctl.raft.core import Core
+    from cyoloctl.raft.elections import Elections
     from cyoloctl.raft.membership import Membership
 
 __all__ = ["ReplicaStatus", "Trouble", "report"]
@@ -59,19 +60,19 @@ class ReplicaStatus:
 def report(
     core: Core,
     membership: Membership,
+    elections: Elections,
     *,
-    role: Role,
-    leader: RaftId | None,
     snapshot_index: int,
-    troubles: tuple[Trouble, ...],
+    unusable: tuple[RaftId, str] | None,
+    disputed: tuple[RaftId, int, int] | None,
 ) -> ReplicaStatus:
-    """The status of a replica, of which the caller says what its parts do not know."""
+    """The status of a replica.  unusable, disputed: see `Snapshotting` and `Following`."""
     engine, journal, current = core.engine, core.journal, membership.current
     return ReplicaStatus(
         raft_id=core.raft_id,
-        role=role,
+        role=_role(core, membership, elections),
         term=engine.term(),
-        leader=leader,
+        leader=core.leader(),
         first_index=journal.first_index,
         last_index=journal.last_index,
         commit_index=engine.commit_index(),
@@ -84,7 +85,32 @@ def report(
         match={node.id: progress.match_index for node, progress in core.progress.items()}
         if engine.is_leader()
         else {},
-        troubles=troubles,
+        troubles=tuple(_troubles(core, unusable, disputed)),
         changing=membership.is_changing(),
         tally=core.tally,
     )
+
+
+def _role(core: Core, membership: Membership, elections: Elections) -> Role:
+    engine = core.engine
+    if engine.is_leader():
+        return "leader"
+    if not membership.is_voter():
+        return "learner"
+    if engine.is_candidate() or (elections.is_asking() and engine.leader() is None):
+        return "candidate"
+    return "follower"
+
+
+def _troubles(
+    core: Core, unusable: tuple[RaftId, str] | None, disputed: tuple[RaftId, int, int] | None
+) -> Iterator[Trouble]:
+    for node, progress in sorted(core.progress.items(), key=lambda item: item[0].id):
+        if progress.refused is not None:
+            yield Trouble("snapshot_refused", node.id, progress.refused.reason)
+    if unusable is not None:
+        yield Trouble("snapshot_unusable", *unusable)
+    if disputed is not None:
+        peer, term, index = disputed
+        text = f"its log of term {term} differs from this node's at committed index {index}"
+        yield Trouble("log_differs", peer, text)
