@@ -23,7 +23,7 @@ INPUTS := pyproject.toml cyoloctl/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install bundle manual dev test pytest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
+.PHONY: help demo install bundle manual dev test pytest lowest lint format types generate screenshots faults fuzz bench bench-tokens sim mutants clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,11 @@ pytest: $(DEV) ## the tests, without lint and types; ARGS="tests/unit -x" narrow
 	@status=0; $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS) || status=$$?; \
 		[ $$status = 0 ] || [ $$status = 5 ] || exit $$status; \
 		$(BIN)/python -m pytest --alone $(ARGS) || { last=$$?; [ $$last = 5 ] && exit $$status; exit $$last; }
+
+lowest: ## the unit tests with the lowest releases of our dependencies that pyproject.toml allows
+	@mkdir -p build && $(PYTHON) -m tools.lowest > build/lowest.txt
+	@PIP_CONSTRAINT="$(CURDIR)/build/lowest.txt" $(MAKE) --no-print-directory VENV=.venv-lowest pytest \
+		ARGS="tests/unit -q $(ARGS)"
 
 lint: $(DEV) ## ruff
 	$(BIN)/python -m ruff check .
@@ -95,7 +100,7 @@ clean: ## remove caches and build results
 	find cyoloctl tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## and the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-lowest
 
 # Debian's python3 comes without ensurepip, which the package python3-venv adds:
 # without it `python3 -m venv` leaves a directory that has no pip.
