@@ -50,8 +50,8 @@ pytest: $(DEV) ## the tests, without lint and types; ARGS="tests/unit -x" narrow
 		[ $$status = 0 ] || [ $$status = 5 ] || exit $$status; \
 		$(BIN)/python -m pytest --alone $(ARGS) || { last=$$?; [ $$last = 5 ] && exit $$status; exit $$last; }
 
-lowest: ## the unit tests with the lowest releases of our dependencies that pyproject.toml allows
-	@mkdir -p build && $(PYTHON) -m tools.lowest > build/lowest.txt
+lowest: $(DEV) ## the unit tests with the lowest releases of our dependencies that pyproject.toml allows
+	@mkdir -p build && $(BIN)/python -m tools.lowest > build/lowest.txt
 	@PIP_CONSTRAINT="$(CURDIR)/build/lowest.txt" $(MAKE) --no-print-directory VENV=.venv-lowest pytest \
 		ARGS="tests/unit -q $(ARGS)"
 

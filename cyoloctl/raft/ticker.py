@@ -27,7 +27,6 @@ class Ticker:
         self._next_deadline = next_deadline
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = -1.0  # before any now, while there is none
         self._stopped = False
 
     def wake(self) -> None:
@@ -43,9 +42,9 @@ class Ticker:
                 handle.cancel()
 
     def _run(self) -> None:
-        soon, self._soon = self._soon, None
-        if soon is not None:
-            soon.cancel()  # where the timer was first
+        if self._soon is not None:
+            self._soon.cancel()
+        self._soon = None
         if self._stopped:
             return
         try:
@@ -56,11 +55,11 @@ class Ticker:
                 at = max(self._next_deadline(), now + _SHORTEST_S)
                 # Most ticks come from input and most deadlines only move on:
                 # keep a timer that is early enough.
-                if not now < self._fires_at <= at:
+                if self._timer is None or not now < self._timer.when() <= at:
                     if self._timer is not None:
                         self._timer.cancel()
-                    self._timer, self._fires_at = self._loop.call_at(at, self._fire), at
+                    self._timer = self._loop.call_at(at, self._fire)
 
     def _fire(self) -> None:
-        self._timer, self._fires_at = None, -1.0
+        self._timer = None
         self._run()

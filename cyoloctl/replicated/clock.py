@@ -63,13 +63,13 @@ class ClockMachine(Machine):
 
     def advance(self, stamp: Stamp) -> None:
         """An entry of this stamp is applied."""
-        epoch, time_ms, steady_ms = self._stamp
+        present = self.stamp
+        time_ms = present.time_unix_ms
+        if stamp.epoch == present.epoch:
+            time_ms = max(time_ms, stamp.time_unix_ms)
         # Of another epoch: appended before the entry that set the time was applied.
-        if stamp.epoch == epoch and stamp.time_unix_ms > time_ms:
-            time_ms = min(stamp.time_unix_ms, LATEST_UNIX_MS)
-        if stamp.steady_ms > steady_ms:
-            steady_ms = min(stamp.steady_ms, LATEST_UNIX_MS)
-        self._stamp = Stamp(epoch, time_ms, steady_ms)
+        steady_ms = max(present.steady_ms, stamp.steady_ms)
+        self.stamp = Stamp(present.epoch, time_ms, steady_ms)
 
     def history(self) -> tuple[TimeSet, ...]:
         """Settings of the time by operators, the oldest first."""
