@@ -9,7 +9,8 @@ from cyoloctl.text import Json
 from cyoloctl.web.schema import REQUEST_ID, Count, Field, Name, Route, Time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from cyoloctl.replicated.proposer import Begun, Planned
 
@@ -94,6 +95,16 @@ class NodeApi(Protocol):
 
     async def health(self, *, timeout_s: float) -> Health:
         """The node's own health; never waits."""
+
+    def begin(
+        self,
+        planned: Planned,
+        *,
+        request_id: str | None,
+        timeout_s: float,
+        done: Callable[[Any, Exception | None], None],
+    ) -> Callable[[], None] | None:
+        """Begin a write: done is called with its outcome; see `Proposer.begin`."""
 
     async def begin_all(
         self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float, after: Begun | None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cyoloctl.web.schema import Route
     from cyoloctl.web.strangers import Budget
 
-__all__ = ["CallerConnection", "Guard", "Owner"]
+__all__ = ["CallerConnection", "Guard", "Guarded", "Owner"]
 
 # How long a connection may be idle, or dribble a request's head.
 _IDLE_S = 60.0
@@ -46,14 +46,40 @@ class Owner(Protocol):
         """
 
 
+class Guarded(Protocol):
+    """A call that is being answered.
+
+    deadline: its latest end, on the loop's clock.  expired: it was ended by that.
+    """
+
+    deadline: float
+    expired: bool
+
+    def expire(self) -> None:
+        """It runs on after its time: end it, and say so."""
+
+    def end(self, refusal: CyoloctlError) -> None:
+        """The caller's certificate no longer counts: end it now, and say so."""
+
+
 @dataclass(slots=True, eq=False)
 class Guard:
-    """The latest end of one call, on the loop's clock."""
+    """A call that runs in a task."""
 
     task: asyncio.Task[Any]
-    deadline: float
+    deadline: float = 0.0
     expired: bool = False
-    refusal: CyoloctlError | None = None  # the caller's certificate no longer counts
+    refusal: CyoloctlError | None = None
+
+    def expire(self) -> None:
+        """See Guarded."""
+        self.task.cancel()
+
+    def end(self, refusal: CyoloctlError) -> None:
+        """See Guarded."""
+        self.refusal = refusal
+        self.expired = True
+        self.task.cancel()
 
 
 class CallerConnection(Connection):
@@ -94,7 +120,7 @@ class CallerConnection(Connection):
         #: Its identity was accepted once and no longer is: nothing but the refusal is answered.
         self.ended = False
         #: Of the call that is being answered.
-        self.guard: Guard | None = None
+        self.guard: Guarded | None = None
         #: Done when the connection is lost; made for watches only.
         self.gone: asyncio.Future[None] | None = None
         #: A long poll, which ends with the connection: it must not keep its place.
@@ -197,9 +223,7 @@ class CallerConnection(Connection):
                 self.gone.set_result(None)
         elif self.guard is not None:
             self.close()  # after its answer
-            self.guard.refusal = refusal
-            self.guard.expired = True
-            self.guard.task.cancel()
+            self.guard.end(refusal)
         else:
             self.close()  # what waits behind an answer is not answered
 

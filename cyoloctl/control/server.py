@@ -26,7 +26,8 @@ from urllib.parse import unquote
 from cyoloctl.caller import CALLER
 from cyoloctl.control import table
 from cyoloctl.control.batches import Batches
-from cyoloctl.control.connection import CallerConnection, Guard
+from cyoloctl.control.connection import CallerConnection, Guard, Guarded
+from cyoloctl.control.direct import DirectWrites, error_of_the_end, overdue
 from cyoloctl.control.unix_socket import bind_unix
 from cyoloctl.control.watches import Watcher, Watches, next_of
 from cyoloctl.errors import (
@@ -36,7 +37,6 @@ from cyoloctl.errors import (
     InternalError,
     InvalidInput,
     NotFound,
-    OutcomeUnknown,
     Overloaded,
     Unavailable,
 )
@@ -137,12 +137,13 @@ class ControlServer(HttpServer[CallerConnection]):
         }
         self._batch = table.path_for("batch")[0]
         self._handlers[self._batch] = Batches(node, dict(self._handlers), self.internal_error).answer
+        self._direct = DirectWrites(self, node)
         self._logger = self.logger = logger
         self._identify = identify
         self._wait_ready = wait_ready
         #: Unix sockets with their path and inode.
         self._unix: list[tuple[asyncio.Server, str, tuple[int, int]]] = []
-        self._guards: set[Guard] = set()
+        self._guards: set[Guarded] = set()
         self._guard_timer: asyncio.TimerHandle | None = None
         self._head_at = float("-inf")
         self._head = b""
@@ -279,9 +280,8 @@ class ControlServer(HttpServer[CallerConnection]):
 
     async def respond(self, request: Request, connection: CallerConnection) -> Answer:
         """The answer to a request."""
-        # HTTP/1.0 clients get one answer per connection: they would need another header.
-        keep_alive = request.keep_alive and request.is_1_1 and not self.closing
-        started = time.monotonic()
+        keep_alive = self.keeps(request)
+        began = time.monotonic()
         path, _, query = request.target.partition("?")
         found = table.match(request.method, path)
         try:
@@ -289,29 +289,52 @@ class ControlServer(HttpServer[CallerConnection]):
                 answer = self._no_route(request.method, path, keep_alive)
             else:
                 answer = await self._dispatch(request, connection, keep_alive, *found, query)
-        except CyoloctlError as error:
-            # After a body that was not read to its end, the next request cannot be found.
-            keep_alive = keep_alive and request.complete and not connection.ended
-            answer = self.answer_error(error, keep_alive=keep_alive)
         except Exception as error:
-            answer = self.answer_error(
-                self.internal_error(f"{request.method} {table.shown_path(request.target)}", error),
-                keep_alive=False,
+            answer = self.answer_failure(error, request, connection, keep_alive)
+        self.count(request, connection, None if found is None else found[0], answer.status, began)
+        return answer
+
+    def respond_directly(self, request: Request, connection: CallerConnection) -> Callable[[], None] | None:
+        """See HttpServer."""
+        return self._direct.respond(request, connection)
+
+    def keeps(self, request: Request) -> bool:
+        """Whether the connection outlives the answer: HTTP/1.0 clients would need another header for that."""
+        return request.keep_alive and request.is_1_1 and not self.closing
+
+    def answer_failure(
+        self, error: Exception, request: Request, connection: CallerConnection, keep_alive: bool
+    ) -> Answer:
+        """The answer to a request that failed."""
+        if isinstance(error, CyoloctlError):
+            # After a body that was not read to its end, the next request cannot be found.
+            return self.answer_error(
+                error, keep_alive=keep_alive and request.complete and not connection.ended
             )
-        took_s = time.monotonic() - started
-        route = None if found is None else found[0]
+        what = f"{request.method} {table.shown_path(request.target)}"
+        return self.answer_error(self.internal_error(what, error), keep_alive=False)
+
+    def count(
+        self,
+        request: Request,
+        connection: CallerConnection,
+        route: Route[Node] | None,
+        status: int,
+        began: float,
+    ) -> None:
+        """A request was answered.  began: monotonic seconds."""
+        took_s = time.monotonic() - began
         labels = _OTHER if route is None else self._labels[route]
-        self._requests.observe(labels, answer.status, None if route is not None and route.held else took_s)
+        self._requests.observe(labels, status, None if route is not None and route.held else took_s)
         if self._logger.isEnabledFor(logging.DEBUG):
             self._logger.debug(
                 "control: method=%s path=%s status=%d caller=%s ms=%.1f",
                 request.method,
                 table.shown_path(request.target),
-                answer.status,
+                status,
                 connection.caller,
                 took_s * 1000,
             )
-        return answer
 
     def refuse_unreadable(self, error: BaseException | None, too_long: TooLong | None) -> Answer:
         """The answer to bytes that are not HTTP, in the API's shape."""
@@ -337,15 +360,37 @@ class ControlServer(HttpServer[CallerConnection]):
             if not role_allows(connection.current_role(), route.role):
                 raise connection.refused(route)
         CALLER.set(connection.behalf)
-        if route.method == "POST" and request.headers.get("Origin") is not None:
-            # A browser holding an operator certificate must not be steered here by another site.
-            raise AccessDenied("requests from web pages are refused: use cyoloctl or a script")
         if request.complete:  # the usual case: the body came with the head
             raw = request.take()
         else:
+            _refuse_pages(request, route)
             raw = await self._read_bounded(request, connection, route)
             if connection.ended:
                 raise connection.refused(route)
+        name, body, query = self.read(request, connection, route, name, query_text, raw)
+        if route is self._batch:
+            body["role"] = connection.role
+        elif route.held:
+            return await self._hold(request, connection, route, name, body, query, keep_alive)
+        elif route.handler is None:
+            return self._answer(_openapi(), keep_alive)
+        if route.write and connection.stranger:
+            return self._answer(
+                await self._call_for_stranger(connection, route, name, body, query), keep_alive
+            )
+        return self._answer(await self._call(connection, route, name, body, query), keep_alive, route.media)
+
+    def read(
+        self,
+        request: Request,
+        connection: CallerConnection,
+        route: Route[Node],
+        name: str,
+        query_text: str,
+        raw: bytes,
+    ) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """Name, body and query of a request, of which raw is the body.  Raises InvalidInput, AccessDenied."""
+        _refuse_pages(request, route)
         if route.has_name:
             if "%" in name:  # a client may quote anything; what no name has is refused after that
                 name = unquote(name)
@@ -361,17 +406,7 @@ class ControlServer(HttpServer[CallerConnection]):
         for field in route.reserved:
             if body[field.name] and not role_allows(connection.role, "operator"):
                 raise AccessDenied(field.operators_only)
-        if route is self._batch:
-            body["role"] = connection.role
-        elif route.held:
-            return await self._hold(request, connection, route, name, body, query, keep_alive)
-        elif route.handler is None:
-            return self._answer(_openapi(), keep_alive)
-        if route.write and connection.stranger:
-            return self._answer(
-                await self._call_for_stranger(connection, route, name, body, query), keep_alive
-            )
-        return self._answer(await self._call(connection, route, name, body, query), keep_alive, route.media)
+        return name, body, query
 
     async def _read_bounded(
         self, request: Request, connection: CallerConnection, route: Route[Node]
@@ -422,11 +457,8 @@ class ControlServer(HttpServer[CallerConnection]):
         timeout_s = query["timeout_s"]
         task = connection.task  # the present one, of which asyncio would ask the system whose process this is
         assert task is not None
-        guard = Guard(task, self.loop.time() + timeout_s + _GUARD_S)
-        self._guards.add(guard)
-        connection.guard = guard
-        if self._guard_timer is None:
-            self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue)
+        guard = connection.guard = Guard(task)
+        self.guard(guard, timeout_s)
         try:
             handler = self._handlers[route]
             answering = handler(name, **body, **query) if route.has_name else handler(**body, **query)
@@ -439,31 +471,38 @@ class ControlServer(HttpServer[CallerConnection]):
             if not guard.expired or task.uncancel():
                 raise
             if guard.refusal is not None:
-                raise _ended(guard.refusal, route) from None
+                raise error_of_the_end(guard.refusal, route) from None
             if route.write:
-                raise OutcomeUnknown(
-                    f"the write did not finish in {timeout_s:g} s: it may or may not have been applied; "
-                    "read before retrying, or retry with the same request id"
-                ) from None
+                raise overdue(timeout_s) from None
             raise ClientTimeout(
                 f"no answer in {timeout_s:g} s: try again, or with a longer timeout"
             ) from None
         finally:
-            self._guards.discard(guard)
+            self.unguard(guard)
             connection.guard = None
-        if query.get("consistency") == "stale":
-            value = {**value, "stale": True}
-        if "schema_version" not in value:
-            value = {"schema_version": SCHEMA_VERSION, **value}
-        return compact_bytes(value)
+        return _encoded(value, query)
+
+    def answer_value(self, route: Route[Node], value: Any, query: dict[str, Any], keep_alive: bool) -> Answer:
+        """The answer that a route's value, an object, makes."""
+        return self._answer(_encoded(value, query), keep_alive, route.media)
+
+    def guard(self, call: Guarded, timeout_s: float) -> None:
+        """End a call that runs on a while after its time, or whose caller's certificate stops counting."""
+        call.deadline = self.loop.time() + timeout_s + _GUARD_S
+        self._guards.add(call)
+        if self._guard_timer is None:
+            self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue)
+
+    def unguard(self, call: Guarded) -> None:
+        """The call has ended."""
+        self._guards.discard(call)
 
     def _end_overdue(self) -> None:
         """Cancel the calls that outlived their guard, and look again while any run."""
         now = self.loop.time()
-        for guard in self._guards:
-            if now >= guard.deadline and not guard.expired:
-                guard.expired = True
-                guard.task.cancel()
+        for guard in [each for each in self._guards if now >= each.deadline and not each.expired]:
+            guard.expired = True
+            guard.expire()
         again = bool(self._guards)
         self._guard_timer = self.loop.call_later(_GUARD_SWEEP_S, self._end_overdue) if again else None
 
@@ -608,13 +647,19 @@ def _head(media: str) -> bytes:
     ).encode("ascii")
 
 
-def _ended(refusal: CyoloctlError, route: Route[Node]) -> CyoloctlError:
-    # A wait that is cut short has redeemed nothing, or the same redemption gives the answer again.
-    if route.write and not route.held:
-        return OutcomeUnknown(
-            f"{refusal.message}; it ended while the write ran, which may or may not have been applied"
-        )
-    return refusal
+def _refuse_pages(request: Request, route: Route[Node]) -> None:
+    """A browser holding an operator certificate must not be steered here by another site."""
+    if route.method == "POST" and request.headers.get("Origin") is not None:
+        raise AccessDenied("requests from web pages are refused: use cyoloctl or a script")
+
+
+def _encoded(value: dict[str, Any], query: dict[str, Any]) -> bytes:
+    """The body of an answer."""
+    if query.get("consistency") == "stale":
+        value = {**value, "stale": True}
+    if "schema_version" not in value:
+        value = {"schema_version": SCHEMA_VERSION, **value}
+    return compact_bytes(value)
 
 
 def _openapi() -> bytes:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cyoloctl.audit.operations import AuditOperations
 from cyoloctl.authorities.operations import AuthorityOperations
@@ -346,6 +347,17 @@ class Service:
             "name": self._config.name,
             "role": status.role,
         }
+
+    def begin(
+        self,
+        planned: Planned,
+        *,
+        request_id: str | None,
+        timeout_s: float,
+        done: Callable[[Any, Exception | None], None],
+    ) -> Callable[[], None] | None:
+        """Begin a write, unless it has to wait for something first."""
+        return self._proposer.begin(planned, request_id=request_id, timeout_s=timeout_s, done=done)
 
     async def begin_all(
         self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float, after: Begun | None

@@ -6,11 +6,12 @@ package.
 
 from cyoloctl.raft.absences import CERTIFICATE
 from cyoloctl.raft.clock import MEASURED_S, ClusterClock, is_a_time
-from cyoloctl.raft.engine import Engine, Proposed
+from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.inspection import JournalCopy, LogEntry, copy_journal, inspect_journal
 from cyoloctl.raft.journal import Journal, MemoryStore
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.peers import COPY, DISK_FAILED, LEFT_BEHIND, NO_MEMORY, OLDER, REMOVED, TOO_OLD, Refusal
+from cyoloctl.raft.proposed import Proposed
 from cyoloctl.raft.settings import Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotMeta, SnapshotStore
 from cyoloctl.raft.sole import Replayed, become_sole_voter, replay

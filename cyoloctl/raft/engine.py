@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -22,19 +22,21 @@ from cyoloctl.raft.journal import Journal
 from cyoloctl.raft.machine import StateMachine
 from cyoloctl.raft.messages import Outgoing
 from cyoloctl.raft.peers import COPY, DISK_FAILED, NO_MEMORY, REMOVED, Hello, Pong, Refusal
-from cyoloctl.raft.proposals import Proposal
+from cyoloctl.raft.proposals import Done, Proposal
+from cyoloctl.raft.proposed import Proposed
 from cyoloctl.raft.reads import ReadRequest
 from cyoloctl.raft.replica import Replica
 from cyoloctl.raft.settings import DEFAULT_LIMITS, DEFAULT_TIMING, Limits, Timing
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.status import ReplicaStatus
+from cyoloctl.raft.telling import Telling
 from cyoloctl.raft.ticker import Ticker
 from cyoloctl.raft.transport import Connector, Identify, PeerIdentity, PeerInfo, PeerNetwork
 from cyoloctl.raft.turns import Write
 from cyoloctl.raft.vantage import View
 from cyoloctl.raft.verdicts import MembershipView, Verdicts
 
-__all__ = ["ELSEWHERE_MS", "Engine", "Proposed"]
+__all__ = ["ELSEWHERE_MS", "Engine"]
 
 ELSEWHERE_MS = 1.0
 """Where a sync takes so long at present it is made in another thread: a hop there and back costs 0.1 ms."""
@@ -45,39 +47,6 @@ _OUT_OF_MEMORY = (
     "the Raft engine ran out of memory (MemoryError): give the node more (the limit of its service, "
     "ulimit -v, the machine), then start it again"
 )
-
-
-class Proposed:
-    """Commands on their way, in order: to be awaited once, or given up.
-
-    lead: the term in which this node leads since before they were proposed; 0: it did not.  last: of them.
-    """
-
-    __slots__ = ("_future", "_results", "last", "lead")
-
-    def __init__(
-        self,
-        future: asyncio.Future[None],
-        results: list[bytes | CyoloctlError],
-        *,
-        lead: int = 0,
-        last: Proposal | None = None,
-    ) -> None:
-        self._future, self._results = future, results
-        self.lead, self.last = lead, last
-
-    def __await__(self) -> Generator[Any, None, list[bytes | CyoloctlError]]:
-        """Each one's result, or its error."""
-        yield from self._future.__await__()
-        return self._results
-
-    def errors(self) -> list[CyoloctlError]:
-        """What is known to have failed so far."""
-        return [each for each in self._results if isinstance(each, CyoloctlError)]
-
-    def give_up(self) -> None:
-        """Nobody waits: they are sent no more."""
-        self._future.cancel()
 
 
 class Engine:
@@ -127,7 +96,7 @@ class Engine:
         self._awaiting_index: dict[asyncio.Future[None], int] = {}
         self._outgoing = Outgoing()
         self._jobs: set[asyncio.Future[None]] = set()
-        self._commits = Histogram()
+        self._commits, self._telling = Histogram(), Telling(self._loop)
         rng = random.Random(os.urandom(32))
         self._replica = Replica(
             identity.raft_id,
@@ -216,6 +185,35 @@ class Engine:
         finally:
             self._deadlines.remove(proposal)
             proposal.cancelled = True  # also when the caller was cancelled: nobody is waiting now
+
+    def begin(self, command: bytes, done: Done, *, timeout_s: float) -> Callable[[], None]:
+        """As `propose`: done gets the result, or the error, later than this returns.
+
+        Gives what withdraws it: what was not sent is sent to nobody then, and done is not called unless
+        what it gets was found before.
+        """
+        began = time.monotonic()
+        proposal: Proposal | None = None
+
+        def settled(result: Any, error: CyoloctlError | None) -> None:
+            if error is None:
+                self._commits.observe(time.monotonic() - began)
+            withdraw()
+            self._telling.add(done, result, error)
+
+        def withdraw() -> None:
+            nonlocal proposal
+            if proposal is not None:
+                proposal.cancelled = True
+                self._deadlines.remove(proposal)
+                proposal = None  # which has `settled`: no circle is left for the garbage collector
+
+        new = self._replica.propose(command, settled)
+        if not new.cancelled:
+            proposal = new
+            self._deadlines.add(proposal, timeout_s)
+            self._ticker.wake()
+        return withdraw
 
     def _expired(self, waiting: Proposal | ReadRequest, timeout_s: float) -> None:
         waiting.give_up(self._replica.leader(), timeout_s)
@@ -525,6 +523,9 @@ class Engine:
             _log.critical("a change could not be handled", exc_info=True)
 
     def _tick(self) -> None:
+        self._telling.after(self._take_turn)
+
+    def _take_turn(self) -> None:
         replica = self._replica
         if replica.failed is None:
             try:

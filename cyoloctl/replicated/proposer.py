@@ -152,6 +152,37 @@ class Proposer:
         index, value = _outcome(planned, result)
         return planned.answer(index, value, identifier)
 
+    def begin(
+        self,
+        planned: Planned,
+        *,
+        request_id: str | None,
+        timeout_s: float,
+        done: Callable[[Any, Exception | None], None],
+    ) -> Callable[[], None] | None:
+        """As `carry_out`: done gets the answer, or what that raises, later than this returns.
+
+        Gives what withdraws it: see `Engine.begin`.  None: nothing was begun, as `carry_out` would wait for
+        something first.  Raises CyoloctlError where there is no such command; then nothing was begun either.
+        """
+        if self._why_refused(planned.machine, planned.operation) is not None:
+            return None
+        identifier, command = self._named(planned, request_id)
+
+        def settled(result: bytes | None, error: Exception | None) -> None:
+            if result is None:
+                done(None, error)
+                return
+            try:
+                index, value = _outcome(planned, result)
+                answer = planned.answer(index, value, identifier)
+            except Exception as failure:  # a refusal, or a bug, which whoever asked is told of too
+                done(None, failure)
+            else:
+                done(answer, None)
+
+        return self.engine.begin(command, settled, timeout_s=timeout_s)
+
     async def begin_all(
         self, writes: Sequence[tuple[Planned, str | None]], *, timeout_s: float, after: Begun | None = None
     ) -> Begun:

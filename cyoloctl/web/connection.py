@@ -24,7 +24,7 @@ from cyoloctl.web.repeats import Repeat
 from cyoloctl.web.request import Answer, Headers, Request, TooLong
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from cyoloctl.web.listener import Guest
 
@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
         "_too_long",
         "_unread",
         "_waiting",
+        "_withdraw",
         "busy",
         "loop",
         "task",
@@ -141,6 +142,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._receiving: Request | None = None  # its body is not wholly here
         self._waiting: deque[Request | _Unreadable] = deque()
+        self._withdraw: Callable[[], None] | None = None  # what is answered without a task
         self._no_more = False  # the present answer is the last
         self._paused = False  # nothing is read
         self._drained: asyncio.Future[None] | None = None  # while answers are not read
@@ -189,8 +191,11 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def end_request(self) -> asyncio.Task[None] | None:
-        """Close at once, and cancel what runs: that."""
+        """Close at once, and cancel what runs: that, where it is a task."""
         self.force_close()
+        if self._withdraw is not None:
+            self._withdraw()
+            self._is_answered()
         if self._drained is not None and self.transport is not None:
             self.transport.abort()  # nobody reads what was written
         if self.task is not None:
@@ -429,29 +434,61 @@ class Connection(asyncio.Protocol):
         self.busy = True
         if self._guest is not None:
             self._guest.asked()
-        self.task = self.loop.create_task(self._serve(following))
+        try:
+            self._withdraw = self._server.respond_directly(following, self)
+        except BaseException:  # a bug, or no memory: nobody is to wait for what never comes
+            self._server.began()
+            self.break_off()
+            raise
+        if self._withdraw is None:
+            self.task = self.loop.create_task(self._serve(following))
+        else:
+            self._server.began()
 
     async def _serve(self, request: Request) -> None:
-        server = self._server
-        server.began()
+        self._server.began()
         answer: Answer | None = None
         try:
-            answer = await server.respond(request, self)
+            answer = await self._server.respond(request, self)
         finally:
-            self.busy = False
-            self.task = None
-            server.ended()
-            if self._guest is not None:
-                self._guest.answered()
             if answer is None:
-                self.force_close()
+                self.break_off()
+        self.answered(request, answer)
+
+    def break_off(self) -> None:
+        """The request that was being answered has no answer: close at once."""
+        self._is_answered()
+        self.force_close()
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """Write the answer to the request that was being answered, and go on with what waits."""
+        self._is_answered()
         if self.transport is None:
             return
         self.transport.write(answer.data)
         if self._drained is not None:  # the client sends requests and does not read answers
             self.busy = True
+            self.task = self.loop.create_task(self._after_reading(request, answer))
+        else:
+            self._next(request, answer)
+
+    def _is_answered(self) -> None:
+        self.busy = False
+        self.task = self._withdraw = None
+        self._server.ended()
+        if self._guest is not None:
+            self._guest.answered()
+
+    async def _after_reading(self, request: Request, answer: Answer) -> None:
+        try:
             await self._until_read()
+        finally:
             self.busy = False
+            self.task = None
+        self._next(request, answer)
+
+    def _next(self, request: Request, answer: Answer) -> None:
+        """Go on after an answer that was written."""
         if not request.complete and answer.keep_alive and not self._no_more:
             answer.keep_alive = False
         if self._no_more or not answer.keep_alive:
@@ -498,6 +535,14 @@ class HttpServer(ABC, Generic[C]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing: asyncio.Future[None] = self.loop.create_future()
+
+    def respond_directly(self, request: Request, connection: C) -> Callable[[], None] | None:
+        """Begin to answer without a task: `Connection.answered` is called later, never before this returns.
+
+        Gives what withdraws the request, after which that is not called.  None: nothing was begun, and the
+        request is for `respond`.
+        """
+        return None
 
     @abstractmethod
     def respond(self, request: Request, connection: C) -> Coroutine[Any, Any, Answer]:

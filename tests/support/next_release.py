@@ -70,18 +70,17 @@ def _new_operation() -> None:
 def _new_route() -> None:
     from cyoloctl.replicated.proposer import Planned, Proposer
 
-    carry_out: Any = Proposer.carry_out
+    def in_place_of(carried_out: Any) -> Any:
+        def multiplying(self: Any, planned: Planned, **more: Any) -> Any:
+            what = planned.machine, planned.operation, planned.arguments.get("name")
+            if what == ("counter", "add", "product"):
+                planned = Planned("counter", "multiply", planned.arguments, planned.answer)
+            return carried_out(self, planned, **more)
 
-    async def multiplying(self: Any, planned: Planned, **more: Any) -> Any:
-        if (planned.machine, planned.operation, planned.arguments.get("name")) == (
-            "counter",
-            "add",
-            "product",
-        ):
-            planned = Planned("counter", "multiply", planned.arguments, planned.answer)
-        return await carry_out(self, planned, **more)
+        return multiplying
 
-    Proposer.carry_out = multiplying  # type: ignore[method-assign]
+    for name in ("begin", "carry_out"):
+        setattr(Proposer, name, in_place_of(getattr(Proposer, name)))
 
 
 def install() -> None:

@@ -299,6 +299,10 @@ class MemoryService:
         await self._enter("transfer_leadership", to=to, dry_run=dry_run, timeout_s=timeout_s)
         return {"leader": to, "previous": "a"}
 
+    def begin(self, planned: Any, *, request_id: str | None, timeout_s: float, done: Any) -> Any:
+        """Of a write that nothing here plans."""
+        raise AssertionError
+
     async def begin_all(self, writes: Any, *, timeout_s: float, after: Any) -> Any:
         """Of writes that nothing here plans."""
         raise AssertionError

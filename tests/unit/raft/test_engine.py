@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +23,11 @@ import pytest
 from cyoloctl.errors import InternalError, NoLeader, OutcomeUnknown, Overloaded, StorageError
 from cyoloctl.model import NO_STAMP, RaftId, Source, Stamp
 from cyoloctl.raft.clock import ClusterClock
-from cyoloctl.raft.engine import Engine, Proposed
+from cyoloctl.raft.engine import Engine
 from cyoloctl.raft.journal import Batch, Journal, MemoryStore
 from cyoloctl.raft.membership import Configuration
 from cyoloctl.raft.messages import FrameReader, decode, encode
+from cyoloctl.raft.proposed import Proposed
 from cyoloctl.raft.settings import Limits
 from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.transport import PROTOCOL_VERSION, PeerIdentity
@@ -327,6 +330,103 @@ async def test_propose_all_says_of_each_command_what_is_known_when_the_time_is_o
             leader.lead(1)
             sent = await engine.propose_all([b"1", b"2"], timeout_s=0.2)
         assert [type(each) for each in sent] == [OutcomeUnknown, OutcomeUnknown]
+
+
+async def test_what_was_begun_is_told_after_the_turn_that_settled_it_and_leaves_nothing_behind() -> None:
+    async with running(voters=("e",)) as engine:
+        await leading(engine)
+        told: list[tuple[Any, ...]] = []
+        for command in (b"1", b"2"):
+            engine.begin(
+                command,
+                lambda result, error: told.append((result, error, engine.applied_index())),
+                timeout_s=60.0,
+            )
+        assert told == []
+        await until(lambda: len(told) == 2)
+        last = engine.applied_index()
+        assert told == [(b"1", None, last), (b"2", None, last)]
+        assert engine._deadlines._waiting == {}
+        assert engine.commits().counts[-1] == 0
+        assert sum(engine.commits().counts) == 2
+
+        def begun() -> weakref.ref[Any]:
+            def done(result: Any, error: Any) -> None:
+                told.append((result,))
+
+            engine.begin(b"3", done, timeout_s=60.0)
+            return weakref.ref(done)
+
+        gc.collect()
+        gc.disable()
+        try:
+            gone = begun()
+            await until(lambda: len(told) == 3)
+            assert gone() is None, "a circle is left to the garbage collector"
+        finally:
+            gc.enable()
+
+
+async def test_what_was_begun_is_told_what_is_known_when_the_time_is_over_or_there_is_no_room() -> None:
+    async with running(limits=Limits(pending_commands=2)) as engine:
+        told: list[Any] = []
+        for command in (b"1", b"2", b"3"):
+            engine.begin(command, lambda result, error: told.append(type(error)), timeout_s=0.02)
+        assert told == []
+        await until(lambda: len(told) == 3)
+        assert told == [Overloaded, NoLeader, NoLeader]
+        leader = Peer(engine, "a")
+        leader.lead(1)
+        engine.begin(b"4", lambda result, error: told.append(type(error)), timeout_s=0.2)
+        await until(lambda: len(told) == 4)
+        assert told[3] is OutcomeUnknown
+
+
+async def test_what_was_begun_and_withdrawn_is_not_forwarded_again_and_nobody_is_told() -> None:
+    async with running() as engine:
+        first = Peer(engine, "a")
+        first.lead(1)
+        told: list[Any] = []
+        withdraw = engine.begin(b"withdrawn", lambda *outcome: told.append(outcome), timeout_s=60.0)
+        assert (await first.wait_for("forward"))["commands"] == [b"withdrawn"]
+        withdraw()
+        withdraw()
+        assert engine._deadlines._waiting == {}
+        engine.begin(b"live", lambda *outcome: told.append(outcome), timeout_s=60.0)
+        assert (await first.wait_for("forward"))["commands"] == [b"live"]
+        first.close()
+        second = Peer(engine, "b", raft_id="b~77")
+        second.lead(2)
+        assert (await second.wait_for("forward"))["commands"] == [b"live"]
+        assert told == []
+
+
+async def test_what_is_refused_as_it_is_begun_leaves_nothing_to_the_garbage_collector() -> None:
+    async with running(limits=Limits(pending_commands=0)) as engine:
+
+        def begun() -> weakref.ref[Any]:
+            def done(result: Any, error: Any) -> None:
+                pass
+
+            engine.begin(b"1", done, timeout_s=60.0)
+            return weakref.ref(done)
+
+        gc.collect()
+        gc.disable()
+        try:
+            gone = begun()
+            assert gone() is not None
+            await until(lambda: gone() is None)
+        finally:
+            gc.enable()
+
+
+async def test_what_was_begun_is_told_when_the_engine_stops() -> None:
+    async with running() as engine:
+        told: list[Any] = []
+        engine.begin(b"1", lambda result, error: told.append(type(error)), timeout_s=60.0)
+        await engine.stop()
+        await until(lambda: told == [NoLeader])
 
 
 async def test_propose_all_after_others_belongs_to_their_lead() -> None:

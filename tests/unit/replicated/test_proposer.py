@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -78,12 +80,19 @@ class Counting:
         self.refuses = self.holds = False
         self.after: list[Proposed | None] = []
         self.timeouts_s: list[float] = []
+        self.begun: list[Any] = []
         self.fresh_takes_s = 0.0
         self.results: dict[int, bytes | CyoloctlError] = {}
 
     async def propose(self, command: bytes, *, timeout_s: float) -> bytes:
         self.proposed.append(command)
         return encode_result(1, {})
+
+    def begin(self, command: bytes, done: Any, *, timeout_s: float) -> Any:
+        self.proposed.append(command)
+        self.begun.append(done)
+        self.timeouts_s.append(timeout_s)
+        return self.begun.clear
 
     def propose_all(
         self, commands: list[bytes], *, timeout_s: float, after: Proposed | None = None
@@ -223,3 +232,81 @@ async def test_writes_on_their_way_tell_what_has_failed_so_far_and_are_given_up(
     assert [type(each) for each in begun.errors()] == [InvalidInput, NoLeader]
     begun.give_up()
     assert engine.future.cancelled()
+
+
+# --- without waiting --------------------------------------------------------------------------------
+
+
+def begin(stood: Proposer, write: Planned, told: list[Any], request_id: str | None = "a") -> Any:
+    return stood.begin(
+        write, request_id=request_id, timeout_s=1.5, done=lambda answer, error: told.append((answer, error))
+    )
+
+
+async def test_write_that_is_begun_is_answered_as_one_that_is_carried_out() -> None:
+    engine, told = Counting(), list[Any]()
+    stood = Proposer(cast(Engine, engine))
+    assert begin(stood, planned(x=1), told)
+    assert (told, engine.timeouts_s) == ([], [1.5])
+    assert await stood.carry_out(planned(x=1), request_id="a", timeout_s=1.0) == (1, "a")
+    assert engine.proposed[0] == engine.proposed[1]
+    engine.begun[0](encode_result(7, {}), None)
+    assert told == [((7, "a"), None)]
+    withdraw = begin(stood, planned(), told)
+    withdraw()
+    assert engine.begun == []
+
+
+async def test_write_that_is_begun_without_an_id_has_one_of_its_own() -> None:
+    engine, told = Counting(), list[Any]()
+    stood = Proposer(cast(Engine, engine))
+    assert begin(stood, planned(), told, None)
+    assert begin(stood, planned(), told, None)
+    first, second = map(decode_command, engine.proposed)
+    assert (first.kind, len(first.request_id)) == ("node", 32)
+    assert first.request_id != second.request_id
+
+
+async def test_write_that_was_begun_and_fails_says_why() -> None:
+    def broken(index: int, value: Any, request_id: str) -> Any:
+        raise LookupError
+
+    engine, told, unknown = Counting(), list[Any](), OutcomeUnknown("?")
+    stood = Proposer(cast(Engine, engine))
+    for write in (planned(), planned(), Planned("counter", "add", {}, broken)):
+        assert begin(stood, write, told)
+    engine.begun[0](encode_refusal(9, "conflict", "no"), None)
+    engine.begun[1](None, unknown)
+    engine.begun[2](encode_result(9, {}), None)
+    assert [(answer, type(error)) for answer, error in told] == [
+        (None, Conflict), (None, OutcomeUnknown), (None, LookupError),
+    ]  # fmt: skip
+    assert told[0][1].message == "no"
+    assert told[1][1] is unknown
+
+
+async def test_failure_of_what_was_begun_leaves_nothing_to_the_garbage_collector() -> None:
+    engine, told = Counting(), list[Any]()
+    stood = Proposer(cast(Engine, engine))
+    write = planned()
+    assert begin(stood, write, told)
+    gc.collect()
+    gc.disable()
+    try:
+        engine.begun[0](encode_refusal(9, "conflict", "no"), None)
+        engine.begun.clear()
+        told.clear()
+        gone = weakref.ref(write.answer)
+        del write
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+async def test_write_above_the_level_and_one_that_is_no_command_are_not_begun() -> None:
+    stood, engine = gated(["n3 lacks it", None])
+    told: list[Any] = []
+    assert not begin(stood, planned(), told)
+    with pytest.raises(InvalidInput):
+        begin(stood, planned(x=0.5), told)
+    assert (engine.proposed, told) == ([], [])
