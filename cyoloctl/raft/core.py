@@ -73,7 +73,7 @@ class Core:
         return node
 
     def send(self, node: Node, message: Message) -> None:
-        """Queue a message; it leaves at the end of the tick, after everything was persisted."""
+        """Queue a message; it leaves in this tick: see `Replica._turn`."""
         self.outbox.append((node, message))
 
     def set_space(self, *, is_short: bool, free_bytes: int | None) -> None:

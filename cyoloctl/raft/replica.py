@@ -12,8 +12,8 @@ time is the clock that the caller hands in; output is what `tick` passes to
 4. propose only commands that the state machine applies once however often
    they are logged: after a change of leader a command may be sent again.
 
-`tick` persists before anything it sent leaves, and before the leader counts
-itself.  After a storage error the replica is silent until the process ends: it
+`tick` persists before anything leaves that promises something about this disk,
+and before the leader counts itself.  After a storage error the replica is silent until the process ends: it
 neither votes nor acknowledges what it could not persist.
 
 Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
@@ -65,6 +65,8 @@ __all__ = ["Replica"]
 _log = logging.getLogger("cyoloctl.raft")
 
 _AHEAD_OF_THE_DISK = frozenset({"append_entries"})
+_NO_DISK = frozenset({"forward", "forward_result"})
+"""Messages that promise nothing about the disk of who sends them."""
 _READS = frozenset({"read_confirm", "read_confirmed", "read_index", "read_index_result"})
 
 
@@ -363,6 +365,8 @@ class Replica:
         (dissertation 10.2.1): the message promises nothing about the
         leader's own disk, and the leader counts itself in a later turn,
         which begins with a sync.  The term they carry is on disk already.
+        So do commands on their way to the leader, and the results of
+        committed ones: they say nothing about this disk at all.
         """
         yield from self._journal.writes()
         self._release()
@@ -423,12 +427,16 @@ class Replica:
         was_leader = engine.is_leader()
         may_campaign = self._elections.may_campaign(now)
         commit_before = engine.commit_index()
+        if self._pending and not was_leader and self._sees() == self._seen:
+            self._forwarding.forward()
+            self._release(_NO_DISK)
         engine.run_tick(may_campaign=may_campaign)
         self._elections.campaigned()
         if not engine.is_leader() and (was_leader or engine.election_deadline() <= now):
             # Stepped down, or may not campaign now (no member, nobody connected): wait again.
             engine.restart_election_timer()
         self._notice_changes()
+        self._release(_NO_DISK)
         if engine.is_leader():
             self._lead(now, commit_before)
         else:
@@ -453,13 +461,17 @@ class Replica:
         self._reads.lead(now)
         self._handover.lead(now)
 
-    def _notice_changes(self) -> None:
+    def _sees(self) -> tuple[str, int, Node | None]:
+        """Its role, term and leader."""
         engine = self._engine
         role = "leader" if engine.is_leader() else "candidate" if engine.is_candidate() else "follower"
-        leader = engine.leader()
-        seen = (role, engine.term(), leader)
+        return role, engine.term(), engine.leader()
+
+    def _notice_changes(self) -> None:
+        engine, seen = self._engine, self._sees()
         if seen == self._seen:
             return
+        role, _, leader = seen
         (was_role, was_term, was_leader), self._seen = self._seen, seen
         self._core.tally.saw(term=engine.term(), stands=role != "follower", has_leader=leader is not None)
         if was_role == "leader" and (role != "leader" or engine.term() != was_term):

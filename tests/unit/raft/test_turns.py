@@ -163,6 +163,25 @@ def test_read_of_a_leader_is_served_while_its_journal_is_written() -> None:
     assert written.ok
 
 
+def test_result_of_what_another_node_forwarded_does_not_wait_for_the_next_entry_to_be_written() -> None:
+    cluster = leading()
+    hear(cluster, "a", "b", {"type": "forward", "id": 7, "commands": [b"forwarded"], "after": [0]})
+    index, term = last(cluster, "a")
+    writer, mark = Writer(cluster, "a"), len(cluster.sent)
+    following = cluster.propose("a", b"following")
+    acknowledged = {"next_index": index + 1, "reset": False, "success": True}
+    hear(cluster, "a", "b", {"type": "append_response", "term": term, **acknowledged})
+    assert len(writer.taken) == 1
+    assert last(cluster, "a") == (index + 1, term)
+    assert on_disk(cluster, "a") == index
+    [result] = said(cluster, mark, "a", "forward_result", "b")
+    assert (result["id"], result["error"], len(result["results"])) == (7, None, 1)
+    assert following.pending
+    writer.stop()
+    cluster.run(0.1)
+    assert following.ok
+
+
 def test_roll_call_is_answered_when_the_write_has_ended() -> None:
     cluster = leading()
     removal = cluster.remove("a", "c")
