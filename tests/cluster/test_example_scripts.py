@@ -102,10 +102,13 @@ def test_job_that_cannot_be_done_ends_with_the_reason(tmp_path: Path) -> None:
 @pytest.fixture
 def background(stopped: Cluster) -> Iterator[Cluster]:
     """Three voters, each started as a process of its own; stopped at the end."""
+    first = next(iter(stopped.nodes.values()))
     try:
         for node in stopped.nodes.values():
             done = node.cli("node", "start", "--background")
             assert done.returncode == 0, done.stderr
+        # Its time goes on from where it stopped, until a majority's clocks are known.
+        wait_until("the cluster is healthy", lambda: first.cli("status", "--check").returncode == 0)
         yield stopped
     finally:
         for node in stopped.nodes.values():

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from cyoloctl.caller import CALLER, NODE, Caller
+from cyoloctl.caller import CALLER, Caller
 from cyoloctl.control import server as server_module
 from cyoloctl.control.server import ControlServer, build_server
 from cyoloctl.errors import AccessDenied, Conflict, InvalidInput
@@ -152,11 +152,12 @@ def code(answer: tuple[int, Any]) -> tuple[int, str]:
 
 
 async def test_write_is_begun_as_it_is_read_and_answered_when_it_is_done(world: World) -> None:
+    before = CALLER.get()
     world.send(b'{"by":1,"request_id":"r1"}', _INCREMENT + "?timeout_s=2.5")
     [begun] = world.node.begun
     assert (begun.request_id, begun.timeout_s) == ("r1", 2.5)
     assert begun.caller == Caller("client", "caller", "operator", "c" * 32, "")
-    assert CALLER.get() == NODE
+    assert CALLER.get() is before
     assert world.connection.busy
     assert world.connection.task is None
     assert world.wire.take() == []
@@ -177,6 +178,7 @@ async def test_what_cannot_be_begun_at_once_takes_the_ordinary_way(world: World,
     def bug() -> Any:
         raise LookupError
 
+    before = CALLER.get()
     world.node.begins = why == "no command"
     if why == "no command":
         world.node.breaks = InvalidInput("too long")
@@ -185,7 +187,7 @@ async def test_what_cannot_be_begun_at_once_takes_the_ordinary_way(world: World,
     world.send(b'{"by":5}')
     [(status, body)] = await world.answered()
     assert (status, body["value"]) == (200, 5)
-    assert CALLER.get() == NODE
+    assert CALLER.get() is before
     assert world.node.callers[0].name == "caller"
     for begun in world.node.begun:
         begun.answer()
