@@ -81,6 +81,11 @@ def gateways(stopped: Cluster, request: pytest.FixtureRequest) -> Gateways:
     return Gateways(stopped, ports)
 
 
+def altered(sealed: str) -> str:
+    """The same but for its end, whatever that is."""
+    return sealed[:-2] + ("QA" if sealed.endswith("AA") else "AA")
+
+
 def refused(page: Page, status: int, title: str) -> None:
     assert page.status == status, page.text
     assert f"<title>{title}</title>" in page.body
@@ -478,7 +483,7 @@ def test_redeeming_with_a_forged_or_another_browsers_cookie_is_refused(open_gate
     refused(other.get("/begin/wait"), 200, "Waiting for approval")
     right = visitor.cookies[BEGUN]
     # A form is sealed by the same keys and for the same browser, and is no cookie.
-    for forged in ("", "x", "A" * 107, right[:-2] + "AA", right + "A", page.form, visitor.get("/begin").form):
+    for forged in ("", "x", "A" * 107, altered(right), right + "A", page.form, visitor.get("/begin").form):
         visitor.cookies[BEGUN] = forged
         refused(visitor.get("/begin/wait"), 404, "Nothing was begun here")
         visitor.cookies[BEGUN] = forged
@@ -659,7 +664,7 @@ def test_session_refresh_sets_a_new_cookie_and_leaves_it_when_an_older_one_is_re
         .call("token_inspect", "", {"token": visitor.cookies["cyolo-sid"]})
     )
     assert inspected["sub"] == "alice@example.com"
-    visitor.cookies["cyolo-sid"] = before[:-2] + "AA"
+    visitor.cookies["cyolo-sid"] = altered(before)
     page = visitor.post("/session/refresh", b"")
     assert page.status == 401
     assert "Set-Cookie" not in page.headers
