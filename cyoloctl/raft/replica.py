@@ -13,8 +13,9 @@ time is the clock that the caller hands in; output is what `tick` passes to
    they are logged: after a change of leader a command may be sent again.
 
 `tick` persists before anything leaves that promises something about this disk,
-and before the leader counts itself.  After a storage error the replica is silent until the process ends: it
-neither votes nor acknowledges what it could not persist.
+and before the leader counts itself.  After a storage error the replica is
+silent until the process ends: it neither votes nor acknowledges what it could
+not persist.
 
 Sources: Ongaro, "Consensus: Bridging Theory and Practice" (pre-vote 9.6,
 leadership transfer 3.10, ReadIndex 6.4); rows refer to DESIGN.md.

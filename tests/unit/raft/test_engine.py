@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import threading
 import time
@@ -33,6 +32,7 @@ from cyoloctl.raft.snapshot import SnapshotStore
 from cyoloctl.raft.transport import PROTOCOL_VERSION, PeerIdentity
 from cyoloctl.raft.turns import Write
 from cyoloctl.raft.vendor import NO_OP, encode_membership
+from tests.support.collector import no_collector
 
 _CLUSTER = "c" * 32
 _LIMIT_S = 5.0  # no wait of a passing test comes near it
@@ -357,14 +357,10 @@ async def test_what_was_begun_is_told_after_the_turn_that_settled_it_and_leaves_
             engine.begin(b"3", done, timeout_s=60.0)
             return weakref.ref(done)
 
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collector():
             gone = begun()
             await until(lambda: len(told) == 3)
             assert gone() is None, "a circle is left to the garbage collector"
-        finally:
-            gc.enable()
 
 
 async def test_what_was_begun_is_told_what_is_known_when_the_time_is_over_or_there_is_no_room() -> None:
@@ -411,14 +407,10 @@ async def test_what_is_refused_as_it_is_begun_leaves_nothing_to_the_garbage_coll
             engine.begin(b"1", done, timeout_s=60.0)
             return weakref.ref(done)
 
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collector():
             gone = begun()
             assert gone() is not None
             await until(lambda: gone() is None)
-        finally:
-            gc.enable()
 
 
 async def test_what_was_begun_is_told_when_the_engine_stops() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +22,7 @@ from cyoloctl.raft import Engine, Proposed
 from cyoloctl.replicated import proposer
 from cyoloctl.replicated.command import decode_command, encode_refusal, encode_result
 from cyoloctl.replicated.proposer import Planned, Proposer
+from tests.support.collector import no_collector
 
 
 def stands_on(says: list[bool | None]) -> Proposer:
@@ -290,17 +290,13 @@ async def test_failure_of_what_was_begun_leaves_nothing_to_the_garbage_collector
     stood = Proposer(cast(Engine, engine))
     write = planned()
     assert begin(stood, write, told)
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         engine.begun[0](encode_refusal(9, "conflict", "no"), None)
         engine.begun.clear()
         told.clear()
         gone = weakref.ref(write.answer)
         del write
         assert gone() is None
-    finally:
-        gc.enable()
 
 
 async def test_write_above_the_level_and_one_that_is_no_command_are_not_begun() -> None:
